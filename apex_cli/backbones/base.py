@@ -1,0 +1,50 @@
+"""What a backbone is: everything that differs between architectures, and nothing else.
+
+One convention for all: latents `[B, C, h, w]` normalised to unit scale, t in [0, 1] with t = 1 noise, the network
+predicts `velocity = noise - x`. An adapter translates this to the time argument, packing, masks and latent
+normalisation of one diffusers class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from apex_cli.config import Section
+from apex_cli.flow.condition import Cond
+
+
+class Backbone(Protocol):
+    Config: ClassVar[type[Section]]
+    lora_targets: ClassVar[tuple[str, ...]]
+    """Module-name suffixes that LoRA adapts by default."""
+
+    network: nn.Module
+    """The module that `velocity` calls: what is trained."""
+    latent_shape: tuple[int, int, int]
+    """(C, h, w) of one image at the configured resolution."""
+    cond_dim: int
+    """D of `Cond.tokens`."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Cond:
+        """Text to embeddings, exactly as the stock pipeline makes them."""
+        ...
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> normalised latents [B, C, h, w]."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents -> pixels [B, 3, H, W] in about [-1, 1] (not clamped)."""
+        ...
+
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
+        """F(x_t, t, c): x_t [B, C, h, w], t [B] in [0, 1] -> [B, C, h, w]. `r` (second time) where the class has one."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the whole pipeline folder in the format of the stock library."""
+        ...

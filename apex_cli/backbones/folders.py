@@ -1,0 +1,58 @@
+"""Where a pipeline folder comes from: a path, `assets:NAME` inside the package, or a hub id. Safetensors only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from apex_cli.errors import CheckpointError, SetupError
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+def locate(path: str) -> str:
+    """The folder (or hub id) that `path` names; a local path that is not there raises `SetupError`."""
+    if path.startswith("assets:"):
+        folder = ASSETS / path.removeprefix("assets:")
+        shipped = ", ".join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir()))
+        if not folder.is_dir():
+            raise SetupError(f"No shipped model is called '{path}'.", f"Shipped: {shipped}.")
+        return str(folder)
+    if Path(path).is_dir():
+        return path
+    if path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path.split("/")[0]).is_dir():
+        return path
+    raise SetupError(f"The model folder '{path}' does not exist.", "Give a diffusers pipeline folder or a hub id.")
+
+
+def check(folder: str, pipeline_class: str) -> None:
+    """Raise unless `folder` holds `pipeline_class` in safetensors files; a hub id is left to the hub client."""
+    if not Path(folder).is_dir():
+        return
+    index = Path(folder) / "model_index.json"
+    if not index.is_file():
+        raise SetupError(f"'{folder}' has no model_index.json.", "Point to the top folder of a diffusers pipeline.")
+    found = json.loads(index.read_text())["_class_name"]
+    if found != pipeline_class:
+        raise SetupError(f"'{folder}' is a {found}, not a {pipeline_class}.", "Choose the matching [backbone] name.")
+    refuse_pickles(Path(folder))
+
+
+def refuse_pickles(folder: Path) -> None:
+    """A pickle can run any code when it is opened; only safetensors are read."""
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}:
+            raise CheckpointError(f"'{file}' is a pickle and will not be opened.", "Convert it to safetensors.")
+
+
+def load(path: str, pipeline_class: str):
+    """The pipeline object of a folder or hub id."""
+    import diffusers
+
+    folder = locate(path)
+    check(folder, pipeline_class)
+    try:
+        return getattr(diffusers, pipeline_class).from_pretrained(folder, use_safetensors=True)
+    except OSError as error:
+        remedy = "Check the folder, or the network and HF_HOME for a hub id (HF_HUB_OFFLINE=1 forbids downloads)."
+        raise SetupError(f"'{path}' could not be loaded: {str(error).splitlines()[0]}", remedy) from error

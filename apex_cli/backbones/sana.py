@@ -1,0 +1,109 @@
+"""SANA: diffusers' `SanaTransformer2DModel`, `AutoencoderDC`, Gemma-2 and their tokenizer behind the `Backbone` protocol.
+
+What differs from the common convention: the time argument is `1000 t * config.timestep_scale`, latents are the
+deterministic encoder output times `vae.config.scaling_factor`, text is right-padded with a mask, and the stock pipeline
+puts a "complex human instruction" before every prompt (the full-size checkpoints expect it; the tiny one has none).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from apex_cli.backbones import folders
+from apex_cli.config import Section
+from apex_cli.flow.condition import Cond
+from apex_cli.worlds.shapes.pipeline import TinySanaConfig, build_pipeline
+
+
+class SanaConfig(Section):
+    path: str | None = None
+    """A diffusers pipeline folder, `assets:NAME` for one that ships with apex, or a hub id. None builds `tiny`."""
+    tiny: TinySanaConfig = TinySanaConfig()
+    """Sizes of a fresh pipeline of the shapes world; read only without `path`."""
+    resolution: int = 64
+    """Pixels of a side of the square images."""
+    max_tokens: int = Field(300, gt=0)
+    """Prompt length kept, as `max_sequence_length` of the stock pipeline."""
+    instruction: bool = False
+    """Put the stock pipeline's complex human instruction before every prompt."""
+
+
+class Sana:
+    """One loaded `SanaPipeline`; `network` is its transformer."""
+
+    Config = SanaConfig
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    pipeline_class = "SanaPipeline"
+
+    def __init__(self, config: SanaConfig):
+        self.config = config
+        pipeline = folders.load(config.path, self.pipeline_class) if config.path else build_pipeline(config.tiny)
+        self.pipeline = pipeline
+        self.network: nn.Module = pipeline.transformer
+        self.autoencoder: nn.Module = pipeline.vae
+        self.text_encoder: nn.Module = pipeline.text_encoder
+        for module in (self.network, self.autoencoder, self.text_encoder):
+            module.requires_grad_(False).eval()
+        self._measure()
+
+    def _measure(self) -> None:
+        side = self.config.resolution // self.autoencoder.spatial_compression_ratio
+        self.latent_shape = (self.network.config.in_channels, side, side)
+        self.cond_dim: int = self.network.config.caption_channels
+
+    def with_config(self, config: SanaConfig) -> Sana:
+        """The same weights under another configuration (resolution, prompt length)."""
+        self.config = config
+        self._measure()
+        return self
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Cond:
+        """Gemma-2's last hidden state, as the stock pipeline computes it, without its padding.
+
+        Attention is causal and padding stands right, so trimming changes nothing. Under the human instruction the
+        pipeline keeps the first token and those from the last one of the instruction on.
+        """
+        tokenizer = self.pipeline.tokenizer
+        tokenizer.padding_side = "right"
+        prefix = self._instruction()
+        length = len(tokenizer.encode(prefix)) if prefix else 2
+        texts = [prefix + text for text in self.pipeline._text_preprocessing(list(prompts))]
+        ids = tokenizer(
+            texts, padding=True, truncation=True, max_length=length + self.config.max_tokens - 2, return_tensors="pt"
+        ).to(self.text_encoder.device)
+        tokens = self.text_encoder(**ids)[0]
+        keep = [0, *range(length - 1, tokens.shape[1])]
+        return Cond(tokens[:, keep], ids.attention_mask[:, keep].bool())
+
+    def _instruction(self) -> str:
+        if not self.config.instruction:
+            return ""
+        parameters = inspect.signature(type(self.pipeline).__call__).parameters
+        return "\n".join(parameters["complex_human_instruction"].default)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> latents [B, C, H/f, W/f] scaled to unit mean square."""
+        return self.autoencoder.encode(pixels).latent * self.autoencoder.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents -> pixels [B, 3, H, W]."""
+        return self.autoencoder.decode(latents / self.autoencoder.config.scaling_factor).sample
+
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
+        """F(x_t, t, c), all [B, C, h, w]; SANA has no second time."""
+        return self.network(
+            hidden_states=x_t,
+            encoder_hidden_states=cond.tokens,
+            encoder_attention_mask=cond.mask.to(x_t.dtype),
+            timestep=t * (1000.0 * self.network.config.timestep_scale),
+            return_dict=False,
+        )[0]
+
+    def save(self, folder: Path) -> None:
+        """The whole pipeline folder, as `SanaPipeline.save_pretrained` writes it."""
+        self.pipeline.save_pretrained(folder)

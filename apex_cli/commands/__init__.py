@@ -1,0 +1,1 @@
+"""One file per command: parse the command line, build, run the engine, show the result."""

@@ -1,0 +1,45 @@
+"""The live display of a training run: phase, bar, ETA, terms and their gradient norms, on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from apex_cli.commands._ui import say, stderr
+
+if TYPE_CHECKING:
+    from apex_cli.records import Progress, StepRecord
+
+
+def terms(record: StepRecord) -> str:
+    """`loss 0.41 · fake 0.30 (grad 1.2) · match 0.02` of one record."""
+    shown = [f"loss {record.loss:.4f}"]
+    for name, value in record.parts.items():
+        norm = record.telemetry.get(f"gradient.{name}")
+        shown.append(f"{name} {value:.4f}" + ("" if norm is None else f" (gradient {norm:.3g})"))
+    return " · ".join([*shown, f"gradient {record.grad_norm:.3g}", f"{record.seconds:.2f} s/step"])
+
+
+def show_training(events: Iterator[Progress], steps: int) -> StepRecord | None:
+    """Drive the run and draw it; returns the last record. Without a terminal, one line a record."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    live = stderr().is_terminal
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[terms]}"), console=stderr(), disable=not live,
+    )  # fmt: skip
+    last = None
+    with bar:
+        task = bar.add_task("start", total=steps, terms="")
+        for event in events:
+            bar.update(task, description=event.phase, completed=event.done, total=event.total)
+            if event.record is None:
+                continue
+            last = event.record
+            bar.update(task, terms=terms(last))
+            for warning in last.warnings:
+                say(f"Warning: {warning}")
+            if not live:
+                say(f"step {last.step}/{steps} · {terms(last)}")
+    return last

@@ -1,0 +1,35 @@
+"""`apex train RECIPE`: train, or continue, a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apex_cli.commands._ui import Json, Overrides, emit, say
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (`apex recipes ls`).")],
+    overrides: Overrides = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/NAME]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model by a recipe. The same command again continues where the last checkpoint stands."""
+    from apex_cli import recipe as recipes
+    from apex_cli.commands._progress import show_training
+    from apex_cli.training import runs
+
+    read = recipes.load(recipe, overrides)
+    folder = out or Path("runs") / read.name
+    with runs.opened(folder, read.to_toml()):
+        from apex_cli import build
+        from apex_cli.training.loop import Trainer
+
+        say(f"Run folder: {folder}")
+        last = show_training(Trainer(build.job(read, folder)).run(), read.train.steps)
+    if as_json:
+        emit({"run": str(folder), "step": read.train.steps, "loss": None if last is None else last.loss})
+    else:
+        typer.echo(folder)

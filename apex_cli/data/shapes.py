@@ -1,0 +1,45 @@
+"""Rendered scenes of the shapes world: row i of the data is a pure function of (seed, i)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from apex_cli.config import Section
+from apex_cli.worlds.shapes.grammar import example
+from apex_cli.worlds.shapes.renderer import render
+
+
+class ShapesConfig(Section):
+    size: int = Field(40_000, ge=1)
+    """Scenes in the set."""
+    split: str = "train"
+    seed: int = 0
+    resolution: int = 64
+
+
+class ShapesData:
+    """`prompts(rows)` and `pixels(rows)`; nothing is stored, everything is drawn when asked for."""
+
+    Config = ShapesConfig
+
+    def __init__(self, config: ShapesConfig):
+        self.config = config
+        self.fingerprint = hashlib.sha256(f"shapes-1 {config.model_dump_json()}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return self.config.size
+
+    def prompts(self, rows: Sequence[int]) -> list[str]:
+        return [example(self.config.split, self.config.seed, int(row))[0] for row in rows]
+
+    def pixels(self, rows: Sequence[int]) -> Tensor:
+        """[B, 3, H, W] in [-1, 1]."""
+        scenes = (example(self.config.split, self.config.seed, int(row))[1] for row in rows)
+        images = np.stack([render(scene, self.config.resolution) for scene in scenes])
+        return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1

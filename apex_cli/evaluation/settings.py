@@ -1,0 +1,18 @@
+"""`[eval]`: what an evaluation may be told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from apex_cli.config import Section
+
+
+class EvalConfig(Section):
+    suite: Literal["shapes"] = "shapes"
+    split: Literal["train", "iid", "compose", "long", "alias"] = "iid"
+    images: int = Field(4, ge=1)
+    """Images per prompt."""
+    seed: int = 0
+    batch: int = Field(32, ge=1)

@@ -1,0 +1,98 @@
+"""Where on the path a step trains: distributions of t in [0, 1] (1 = noise), one config class each.
+
+In a recipe:  times = { kind = "logit_normal", mean = 0.0, std = 1.0, time_shift = 3.0 }
+              times = { kind = "mixture", parts = [{ kind = "point" }, { kind = "uniform" }], weights = [1, 1] }
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, model_validator
+from torch import Generator, Tensor
+
+from apex_cli.config import Section
+
+
+def time_shift(t: Tensor, shift: float) -> Tensor:
+    """shift t / (1 + (shift - 1) t): moves t towards noise for shift > 1, keeps 0 and 1 (SD3, arXiv 2403.03206)."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+class _Times(Section):
+    time_shift: PositiveFloat = 1.0
+
+    def sample(self, n: int, gen: Generator) -> Tensor:
+        """`n` independent times, float32 [n], on the generator's device."""
+        return time_shift(self._draw(n, gen), self.time_shift)
+
+    def _draw(self, n: int, gen: Generator) -> Tensor:
+        raise NotImplementedError
+
+
+class Uniform(_Times):
+    kind: Literal["uniform"] = "uniform"
+
+    def _draw(self, n: int, gen: Generator) -> Tensor:
+        return torch.rand(n, generator=gen, device=gen.device)
+
+
+class LogitNormal(_Times):
+    """sigmoid of a normal variable."""
+
+    kind: Literal["logit_normal"] = "logit_normal"
+    mean: float = 0.0
+    std: PositiveFloat = 1.0
+
+    def _draw(self, n: int, gen: Generator) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * torch.randn(n, generator=gen, device=gen.device))
+
+
+class Beta(_Times):
+    """Beta(a, b), mean a / (a + b)."""
+
+    kind: Literal["beta"] = "beta"
+    a: PositiveFloat = 1.0
+    b: PositiveFloat = 1.0
+
+    def _draw(self, n: int, gen: Generator) -> Tensor:
+        # torch.distributions takes no generator, the sampler beneath it does; float64 keeps tiny shapes from 0 / 0.
+        shape = torch.tensor([[self.a], [self.b]], dtype=torch.float64, device=gen.device).expand(2, n)
+        first, second = torch._standard_gamma(shape, generator=gen)
+        return (first / (first + second)).float()
+
+
+class Point(_Times):
+    """Always the same time; at = 1 is pure noise, where one-step sampling starts."""
+
+    kind: Literal["point"] = "point"
+    at: float = Field(1.0, ge=0, le=1)
+
+    def _draw(self, n: int, gen: Generator) -> Tensor:
+        return torch.full((n,), self.at, device=gen.device)
+
+
+SimpleTimes = Annotated[Uniform | LogitNormal | Beta | Point, Field(discriminator="kind")]
+
+
+class Mixture(_Times):
+    """Each sample takes its time from one of `parts`, chosen with probability proportional to `weights`."""
+
+    kind: Literal["mixture"] = "mixture"
+    parts: tuple[SimpleTimes, ...] = Field(min_length=1)
+    weights: tuple[PositiveFloat, ...]
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> Mixture:
+        if len(self.weights) != len(self.parts):
+            raise ValueError(f"{len(self.parts)} parts need as many weights, got {len(self.weights)}")
+        return self
+
+    def _draw(self, n: int, gen: Generator) -> Tensor:
+        weights = torch.tensor(self.weights, device=gen.device)
+        part = torch.multinomial(weights, n, replacement=True, generator=gen)
+        return torch.stack([p.sample(n, gen) for p in self.parts]).gather(0, part[None])[0]
+
+
+TimesConfig = Annotated[Uniform | LogitNormal | Beta | Point | Mixture, Field(discriminator="kind")]

@@ -1,0 +1,163 @@
+"""Prompts to images: the one way images are made, by `sample`, `eval` and the grids of a training run.
+
+The noise of an image depends on (seed, index) alone, so an image is the same at any batch size. Network evaluations
+are counted where they happen, never taken from the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from apex_cli.config import Section
+from apex_cli.errors import UsageError
+from apex_cli.registry import resolve
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Generator, Tensor
+
+    from apex_cli.backbones.base import Backbone
+    from apex_cli.flow.condition import Cond
+
+FEW_STEP_SIGMAS = {1: (1.0, 0.0), 2: (1.0, 0.6, 0.0), 4: (1.0, 0.83, 0.67, 0.5, 0.0)}
+"""Sigmas for 1, 2 and 4 evaluations with the renoise sampler."""
+
+
+class SampleConfig(Section):
+    """How a model is sampled; saved in a checkpoint's contract, so that `apex sample --ckpt` needs no flag."""
+
+    sampler: Literal["euler", "heun", "renoise"] = "renoise"
+    nfe: int = Field(1, ge=1)
+    """Network evaluations per image. Guidance costs two a step, and so halves the steps."""
+    guidance: float = Field(1.0, ge=0)
+    """v_uncond + guidance (v_cond - v_uncond); 1 means none and costs nothing."""
+    time_shift: float = Field(1.0, gt=0)
+    sigmas: tuple[float, ...] | None = None
+    """Explicit noise levels from 1 to 0, instead of the even grid of `nfe`."""
+
+    @field_validator("sigmas", mode="after")
+    @classmethod
+    def _ordered(cls, sigmas: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if sigmas is not None and (sigmas[0] > 1 or sigmas[-1] != 0 or list(sigmas) != sorted(set(sigmas))[::-1]):
+            raise ValueError("must fall from at most 1 to 0")
+        return sigmas
+
+    @model_validator(mode="after")
+    def _affordable(self) -> SampleConfig:
+        if self.guidance != 1 and self.nfe % 2:
+            raise ValueError("guidance takes two evaluations a step: nfe must be even")
+        return self
+
+    def grid(self) -> tuple[float, ...]:
+        """The noise levels that spend `nfe` evaluations."""
+        if self.sigmas is not None:
+            return self.sigmas
+        steps = self.nfe // 2 if self.guidance != 1 else self.nfe
+        if self.sampler == "heun":
+            steps = (steps + 1) // 2
+        if self.sampler == "renoise" and steps in FEW_STEP_SIGMAS:
+            return FEW_STEP_SIGMAS[steps]
+        even = [1 - i / steps for i in range(steps + 1)]
+        return tuple(self.time_shift * s / (1 + (self.time_shift - 1) * s) for s in even)
+
+    def with_nfe(self, nfe: int) -> SampleConfig:
+        """The same sampler at another number of evaluations (explicit sigmas are dropped)."""
+        if nfe < 1:
+            raise UsageError(f"NFE must be at least 1, not {nfe}.", "Try --nfe 1.")
+        return SampleConfig(**{**self.model_dump(), "nfe": nfe, "sigmas": None})
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to make; equal (prompt, seed, index) and weights give the same image."""
+
+    prompt: str
+    seed: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`pixels` uint8 [H, W, 3], `latent` [C, h, w], `nfe`: evaluations counted for this image."""
+
+    request: Request
+    pixels: np.ndarray
+    latent: Tensor
+    nfe: float
+
+
+def generator(*key: int) -> Generator:
+    """A CPU generator that is a function of `key`, e.g. (seed, image index) or (seed, step)."""
+    import numpy as np
+    import torch
+
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+
+class CountedVelocity:
+    """A velocity that counts the rows it evaluates and applies guidance."""
+
+    def __init__(self, backbone: Backbone, guidance: float, uncond: Cond | None):
+        self.backbone, self.guidance, self.uncond, self.rows = backbone, guidance, uncond, 0
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        self.rows += len(x_t)
+        velocity = self.backbone.velocity(x_t, t, cond)
+        if self.uncond is None:
+            return velocity
+        self.rows += len(x_t)
+        empty = self.backbone.velocity(x_t, t, self.uncond.expand(len(x_t)))
+        return empty + self.guidance * (velocity - empty)
+
+
+def generate(
+    backbone: Backbone, config: SampleConfig, requests: Sequence[Request], batch: int = 32
+) -> Iterator[Sample]:
+    """Make the images of `requests` in order, `batch` at a time."""
+    import torch
+
+    with torch.no_grad():
+        uncond = backbone.encode_prompts([""]) if config.guidance != 1 else None
+        for start in range(0, len(requests), batch):
+            yield from _batch(backbone, config, requests[start : start + batch], uncond)
+
+
+def _batch(
+    backbone: Backbone, config: SampleConfig, requests: Sequence[Request], uncond: Cond | None
+) -> list[Sample]:
+    import torch
+
+    gens = [generator(request.seed, request.index) for request in requests]
+    cond = backbone.encode_prompts([request.prompt for request in requests])
+    noise = torch.stack([torch.randn(backbone.latent_shape, generator=g) for g in gens]).to(cond.tokens)
+    velocity = CountedVelocity(backbone, config.guidance, uncond)
+    latents = resolve("sampler", config.sampler)(velocity, noise, config.grid(), cond, gens)
+    pixels = to_pixels(backbone.decode(latents))
+    nfe = velocity.rows / len(requests)
+    return [Sample(r, p, x, nfe) for r, p, x in zip(requests, pixels, latents, strict=True)]
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """[B, 3, H, W] in [-1, 1] -> uint8 [B, H, W, 3], rounded as the stock pipelines round."""
+    scaled = (images.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+    return (scaled * 255).round().astype("uint8")
+
+
+def grid_picture(rows: Sequence[Sequence[np.ndarray]], zoom: int = 1, gap: int = 2):
+    """A PIL picture of images [H, W, 3] laid out in rows, each enlarged `zoom` times."""
+    import numpy as np
+    from PIL import Image
+
+    height, width = rows[0][0].shape[:2]
+    canvas = np.full(
+        (len(rows) * (height + gap) - gap, max(map(len, rows)) * (width + gap) - gap, 3), 255, dtype=np.uint8
+    )
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            top, left = i * (height + gap), j * (width + gap)
+            canvas[top : top + height, left : left + width] = image
+    return Image.fromarray(canvas).resize((canvas.shape[1] * zoom, canvas.shape[0] * zoom), Image.Resampling.NEAREST)

@@ -1,0 +1,77 @@
+"""What an objective is: it asks the networks for velocities and returns a loss; it owns no weights and no random state.
+
+Every random number of a step comes from `draw`, for the whole global batch at once. The loop slices the draws by rank
+and micro-batch, so a result depends neither on the number of ranks nor on gradient accumulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from torch import Generator, Tensor, nn
+
+from apex_cli.flow.condition import Cond
+
+Velocity = Callable[[Tensor, Tensor, Cond], Tensor]
+Draws = dict[str, Tensor]
+Real = Literal["self", "base", "ema"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`x` [B, C, H, W]: clean latents (pixels in [-1, 1] for `inputs = "pixels"`); `uncond`: the empty prompt, B rows."""
+
+    x: Tensor
+    cond: Cond
+    uncond: Cond | None = None
+    ids: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+
+@dataclass(frozen=True)
+class Nets:
+    """The networks an objective may ask. `real` never carries a gradient; `encode`/`decode` are the autoencoder."""
+
+    student: Velocity
+    real: Velocity | None = None
+    encode: Callable[[Tensor], Tensor] | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the loop must prepare: which part is trained, on what, and which network is v_real (None: no such call)."""
+
+    trains: Literal["transformer", "autoencoder"] = "transformer"
+    inputs: Literal["latents", "pixels"] = "latents"
+    real: Real | None = None
+    uncond: bool = False
+
+
+@dataclass
+class Loss:
+    """`parts`: unweighted differentiable scalars, means over the batch; `weights`: their factors in the total."""
+
+    parts: dict[str, Tensor]
+    weights: dict[str, float]
+    watch: dict[str, Tensor] = field(default_factory=dict)
+    """Per-sample facts without gradient for telemetry, e.g. `t` [B] and `error` [B]."""
+
+    @property
+    def total(self) -> Tensor:
+        return sum(self.weights[name] * part for name, part in self.parts.items())
+
+
+class Objective(Protocol):
+    """One paper, one file. `modules` holds what is learned besides the network (e.g. a learned condition shift)."""
+
+    needs: Needs
+    modules: nn.Module | None
+
+    def draw(self, shape: Sequence[int], gen: Generator) -> Draws: ...
+
+    def loss(self, nets: Nets, batch: Batch, draws: Draws) -> Loss: ...

@@ -1,0 +1,50 @@
+"""Trains the autoencoder: || D(E(x) + noise) - x || in L1 and L2, with latents held at unit mean square.
+
+The noise on the latent makes the decoder tolerate the small errors of a generator (ours; the paper starts from
+a finished autoencoder).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Generator
+
+from apex_cli.config import Section
+from apex_cli.objectives.base import Batch, Draws, Loss, Needs, Nets
+
+
+class ReconstructionConfig(Section):
+    latent_noise: float = Field(0.1, ge=0)
+    """Standard deviation of the noise added to the latent before decoding."""
+    latent_weight: float = Field(0.01, ge=0)
+    """Weight of (mean square of the latent - 1)^2."""
+
+
+class Reconstruction:
+    Config = ReconstructionConfig
+    needs = Needs(trains="autoencoder", inputs="pixels")
+    modules = None
+
+    def __init__(self, config: ReconstructionConfig):
+        self.config = config
+
+    def draw(self, shape: Sequence[int], gen: Generator) -> Draws:
+        """`seed` [B]: one integer an image; the latent noise follows from it once the latent's shape is known."""
+        return {"seed": torch.randint(2**31, (shape[0],), generator=gen)}
+
+    def loss(self, nets: Nets, batch: Batch, draws: Draws) -> Loss:
+        latents = nets.encode(batch.x)
+        gens = [Generator().manual_seed(int(seed)) for seed in draws["seed"]]
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in gens]).to(latents)
+        error = nets.decode(latents + self.config.latent_noise * noise) - batch.x
+        return Loss(
+            parts={
+                "l1": error.abs().mean(),
+                "l2": error.square().mean(),
+                "latent": (latents.square().mean((1, 2, 3)) - 1).square().mean(),
+            },
+            weights={"l1": 1.0, "l2": 1.0, "latent": self.config.latent_weight},
+        )

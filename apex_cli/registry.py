@@ -1,0 +1,49 @@
+"""Names a recipe may use, and where each lives. A new objective, backbone, sampler or reader is one new file and one line here."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+from apex_cli.errors import UsageError
+
+TABLE: dict[str, dict[str, str]] = {
+    "backbone": {
+        "sana": "apex_cli.backbones.sana:Sana",
+        "mlp": "apex_cli.backbones.mlp:Mlp",
+    },
+    "objective": {
+        "fm": "apex_cli.objectives.fm:FlowMatching",
+        "apex": "apex_cli.objectives.apex:Apex",
+        "reconstruction": "apex_cli.objectives.reconstruction:Reconstruction",
+    },
+    "sampler": {
+        "euler": "apex_cli.samplers.euler:sample",
+        "heun": "apex_cli.samplers.heun:sample",
+        "renoise": "apex_cli.samplers.renoise:sample",
+    },
+    "data": {
+        "shapes": "apex_cli.data.shapes:ShapesData",
+        "modes": "apex_cli.data.modes:ModesData",
+    },
+    "suite": {
+        "shapes": "apex_cli.evaluation.shapes:ShapesSuite",
+    },
+}
+
+
+def names(kind: str) -> list[str]:
+    """All names of one kind, in the order of the table."""
+    return list(TABLE[kind])
+
+
+def resolve(kind: str, name: str) -> Any:
+    """Import and return the object behind `name`; a wrong name raises `UsageError` with the nearest matches."""
+    rows = TABLE[kind]
+    if name not in rows:
+        near = difflib.get_close_matches(name, rows, n=1)
+        hint = f"Did you mean '{near[0]}'? " if near else ""
+        raise UsageError(f"There is no {kind} called '{name}'.", f"{hint}Known: {', '.join(rows)}.")
+    module, attribute = rows[name].split(":")
+    return getattr(importlib.import_module(module), attribute)

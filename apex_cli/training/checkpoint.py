@@ -1,0 +1,109 @@
+"""Checkpoints that are whole or absent: staged in a hidden folder, hashed, flushed, then renamed into place.
+
+    step-000200/
+      model/ ema/      what diffusers itself loads: component folders, or a LoRA file
+      state/           optimizer.safetensors, state.json (no pickle anywhere)
+      recipe.toml      the resolved recipe
+      contract.json    what a sampler must know
+      manifest.json    SHA-256 of every file, written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from apex_cli.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+
+
+def step_folder(run: Path, step: int) -> Path:
+    return run / f"step-{step:06d}"
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Create `folder` atomically from what `fill(staging)` writes; a kill at any moment leaves the old state."""
+    staging = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    fill(staging)
+    files = sorted(path for path in staging.rglob("*") if path.is_file())
+    manifest = {path.relative_to(staging).as_posix(): file_hash(path) for path in files}
+    (staging / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in [*files, staging / MANIFEST, *(p for p in staging.rglob("*") if p.is_dir()), staging]:
+        _flush(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(staging, folder)
+    _flush(folder.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def verify(folder: Path) -> None:
+    """Raise `CheckpointError` unless every file of the manifest is there, unchanged, and no pickle lies beside it."""
+    remedy = "Use another step-* folder of the run, or copy it again."
+    try:
+        manifest: dict[str, str] = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{folder}' is not a complete checkpoint: no readable {MANIFEST}.", remedy) from error
+    for name, expected in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"The checkpoint '{folder}' lacks {name}.", remedy)
+        if file_hash(path) != expected:
+            raise CheckpointError(f"{name} in '{folder}' is truncated or altered (SHA-256 differs).", remedy)
+
+
+def steps(run: Path) -> list[Path]:
+    """The finished checkpoints of a run, oldest first."""
+    return sorted(path for path in run.glob("step-*") if (path / MANIFEST).is_file())
+
+
+def newest(run: Path) -> Path | None:
+    """The newest checkpoint, verified; a damaged one raises rather than silently losing steps."""
+    found = steps(run)
+    if not found:
+        return None
+    verify(found[-1])
+    return found[-1]
+
+
+def find(path: Path) -> Path:
+    """The checkpoint that `path` means: a step folder itself, or the newest one of a run folder."""
+    if not path.is_dir():
+        raise CheckpointError(f"There is no checkpoint or run at '{path}'.", "Give a run folder such as runs/NAME.")
+    if (path / "contract.json").is_file() or (path / MANIFEST).is_file():
+        verify(path)
+        return path
+    found = newest(path)
+    if found is None:
+        raise CheckpointError(f"'{path}' holds no finished checkpoint.", "Train it first: apex train RECIPE.")
+    return found
+
+
+def prune(run: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints."""
+    for folder in steps(run)[:-keep]:
+        (folder / MANIFEST).unlink()
+        shutil.rmtree(folder)
+
+
+def read_contract(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "contract.json").read_text())

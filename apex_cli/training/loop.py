@@ -1,0 +1,357 @@
+"""The training loop: one optimizer step after another, on any number of ranks, resumable to the bit.
+
+Everything random is a function of (seed, step): the rows, the noise, the times. The state of a run is therefore
+its weights, its averages, its optimizer and one integer; running the same command again continues from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from apex_cli.data.latents import cached_latents, weights_hash
+from apex_cli.errors import NumericalError, Stopped, UsageError
+from apex_cli.flow.condition import Cond
+from apex_cli.generation import SampleConfig, generator
+from apex_cli.objectives.base import Batch, Loss, Nets, Objective
+from apex_cli.records import Metrics, Progress, StepRecord
+from apex_cli.training import checkpoint, lora
+from apex_cli.training.parts import Parts
+from apex_cli.training.schedule import micro_slices, rows_of_step
+from apex_cli.training.settings import TrainConfig
+from apex_cli.training.telemetry import Telemetry
+
+
+@dataclass
+class Job:
+    """A run, fully built. `identity`: what contract.json says about the backbone; `recipe`: the resolved TOML."""
+
+    backbone: Any
+    objective: Objective
+    data: Any
+    config: TrainConfig
+    sample: SampleConfig
+    folder: Path
+    recipe: str
+    identity: dict[str, Any]
+    on_sample: Callable[[Trainer], dict[str, float]] | None = None
+    """Draws the fixed-seed grid of the current weights; returns facts for the telemetry."""
+
+
+class Trainer:
+    """Owns the state of one run; `run()` drives it."""
+
+    def __init__(self, job: Job):
+        self.job, self.config = job, job.config
+        self.backbone, self.objective = job.backbone, job.objective
+        if self.config.batch % (ranks := _ranks()):
+            raise UsageError(f"train.batch = {self.config.batch} cannot be shared by {ranks} ranks.", "Change either.")
+        set_seed(self.config.seed)
+        self.accelerator = Accelerator(
+            # Named, because without it accelerate runs torchrun's ranks on CPU as strangers.
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision="bf16" if self.config.precision == "bf16" else "no",
+            log_with=list(self.config.trackers) or None,
+            project_dir=job.folder,
+        )
+        self.parts = Parts(job.backbone, job.objective.needs, self.config, job.objective.modules)
+        self.params = self.parts.named
+        values = list(self.params.values())
+        self.optimizer = torch.optim.AdamW(
+            values, self.config.lr, self.config.betas, weight_decay=self.config.weight_decay, fused=True
+        )
+        self.scheduler = _scheduler(self.config, self.optimizer)
+        self.ema = _average(values, self.config) if self.config.ema else None
+        self.nets = Nets(
+            job.backbone.velocity, self._real(), getattr(job.backbone, "encode_images", None), job.backbone.decode
+        )
+        self.step = 0
+        self.telemetry = Telemetry(job.objective)
+        self.conds: dict[str, Cond] = {}
+        self.stop_signal: int | None = None
+
+    # ---- one step ----------------------------------------------------------------------------------------------
+
+    def _real(self):
+        """v_real as the objective wants it: the student itself is asked by the objective, so None for "self"."""
+        kind = self.objective.needs.real
+        if kind == "base" and self.parts.lora:
+            return self._without_adapters
+        if kind in ("base", "ema"):
+            frozen = copy.copy(self.backbone)
+            frozen.network = copy.deepcopy(self.backbone.network).requires_grad_(False)
+            self.average = frozen.network if kind == "ema" else None
+            return frozen.velocity
+        return None
+
+    def _without_adapters(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        with lora.disabled(self.backbone.network):
+            return self.backbone.velocity(x_t, t, cond)
+
+    def encode_prompts(self, prompts: list[str]) -> Cond:
+        """Embeddings of `prompts`; each distinct prompt is encoded once, unless the encoder itself is trained."""
+        if self.config.text_encoder:
+            return self.backbone.encode_prompts(prompts)
+        if new := [p for p in dict.fromkeys(prompts) if p not in self.conds]:
+            with torch.no_grad():
+                encoded = self.backbone.encode_prompts(new)
+            for i, prompt in enumerate(new):
+                row = encoded.select(slice(i, i + 1))
+                length = int(row.mask.sum())
+                self.conds[prompt] = Cond(row.tokens[:, :length], row.mask[:, :length], row.pooled)
+        return Cond.cat([self.conds[prompt] for prompt in prompts])
+
+    def _batch(self, rows: list[int]) -> Batch:
+        device = self.accelerator.device
+        if self.objective.needs.inputs == "pixels":
+            empty = torch.zeros(len(rows), 1, 1, device=device)
+            return Batch(self.job.data.pixels(rows).to(device), Cond(empty, empty[..., 0] > 0), ids=rows)
+        cond = self.encode_prompts(self.job.data.prompts(rows)).to(device)
+        uncond = self.encode_prompts([""]).to(device).expand(len(rows)) if self.objective.needs.uncond else None
+        return Batch(self.latents[torch.as_tensor(rows)].to(device), cond, uncond, rows)
+
+    def _optimize(self) -> tuple[float, dict[str, float], float]:
+        """One optimizer step; returns the loss, its parts and the gradient norm, averaged over the global batch."""
+        config, accelerator = self.config, self.accelerator
+        rows = rows_of_step(len(self.job.data), config.batch, config.seed, self.step)
+        draws = self.objective.draw((config.batch, *self._sample_shape()), generator(config.seed, self.step, 1))
+        measure = self.step % config.telemetry_every == 0
+        sums: dict[str, Tensor] = {}
+        for micro in micro_slices(
+            config.batch, accelerator.num_processes, accelerator.process_index, config.micro_batch
+        ):
+            batch = self._batch(rows[micro].tolist())
+            own = {key: value[micro].to(accelerator.device) for key, value in draws.items()}
+            with accelerator.autocast():
+                loss = self.objective.loss(self.nets, batch, own)
+            self._check(loss, batch)
+            share = len(batch) * accelerator.num_processes / config.batch
+            if measure and micro.start == 0:
+                self.telemetry.measure(self, loss, batch)
+            self.telemetry.watch(loss)
+            (loss.total * share).backward()
+            for name, value in {"loss": loss.total, **loss.parts}.items():
+                sums[name] = sums.get(name, 0) + value.detach() * share
+        gradients = [p.grad for p in self.params.values() if p.grad is not None]
+        if accelerator.num_processes > 1:
+            _average_over_ranks(accelerator, gradients)
+            sums = {name: accelerator.reduce(value, "mean") for name, value in sums.items()}
+        norm = float(torch.nn.utils.clip_grad_norm_(self.params.values(), config.clip))
+        if not torch.isfinite(torch.tensor(norm)):
+            raise self._not_finite("The gradient", rows.tolist())
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.step(self.params.values())
+        self.step += 1
+        values = {name: float(value) for name, value in sums.items()}
+        return values.pop("loss"), values, norm
+
+    def _sample_shape(self) -> tuple[int, ...]:
+        return self.backbone.latent_shape
+
+    def _check(self, loss: Loss, batch: Batch) -> None:
+        for name, part in loss.parts.items():
+            if not torch.isfinite(part.detach()):
+                raise self._not_finite(f"The term '{name}'", list(batch.ids))
+
+    def _not_finite(self, what: str, rows: list) -> NumericalError:
+        return NumericalError(
+            f"{what} is not finite at step {self.step}; no weight was changed. Rows of the data: {rows}.",
+            "Lower train.lr, or resume from the last checkpoint with train.precision = 'fp32'.",
+        )
+
+    # ---- the run -----------------------------------------------------------------------------------------------
+
+    def run(self) -> Iterator[Progress]:
+        """Resume if there is a checkpoint, then train to `config.steps`; yields what a display needs."""
+        config, main = self.config, self.accelerator.is_main_process
+        previous = [signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)]
+        try:
+            self._resume()
+            yield from self._encode()
+            metrics = Metrics(self.job.folder / "metrics.jsonl", self.step) if main else None
+            if config.trackers:
+                self.accelerator.init_trackers(self.job.folder.name)
+            if self.step == 0:
+                self._sample()
+            mark, since = time.perf_counter(), self.step
+            while self.step < config.steps:
+                loss, parts, norm = self._optimize()
+                last = self.step == config.steps
+                if self.step % config.sample_every == 0 or last:
+                    yield Progress("sample", self.step, config.steps)
+                    self._sample()
+                if self.step % config.log_every == 0 or last:
+                    now = time.perf_counter()
+                    record = StepRecord(
+                        self.step, loss, parts, norm, self.optimizer.param_groups[0]["lr"],
+                        (now - mark) / (self.step - since), *self.telemetry.collect(),
+                    )  # fmt: skip
+                    mark, since = now, self.step
+                    if metrics is not None:
+                        metrics.append(record)
+                    if config.trackers:
+                        self.accelerator.log({"loss": loss, "grad_norm": norm, **parts, **record.telemetry}, self.step)
+                    yield Progress("train", self.step, config.steps, record)
+                if self.step % config.save_every == 0 or last or self._stopping():
+                    yield Progress("save", self.step, config.steps)
+                    self.save()
+                if self._stopping() and not last:
+                    number = self.stop_signal or signal.SIGTERM
+                    raise Stopped(number, f"Stopped at step {self.step}; everything is saved.", "Run the same command.")
+            self.accelerator.end_training()
+        finally:
+            for number, handler in zip((signal.SIGINT, signal.SIGTERM), previous, strict=True):
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.stop_signal = number
+
+    def _stopping(self) -> bool:
+        """Whether any rank was told to stop; all ranks answer alike."""
+        told = self.stop_signal is not None
+        if self.accelerator.num_processes == 1:
+            return told
+        flag = torch.tensor(float(told), device=self.accelerator.device)
+        return float(self.accelerator.reduce(flag, "sum")) > 0
+
+    def _encode(self) -> Iterator[Progress]:
+        """Latents of the whole data set, from the cache or computed now by the main process."""
+        if self.objective.needs.inputs == "pixels":
+            return
+        data = self.job.data
+        if not hasattr(data, "pixels"):
+            self.latents = data.latents()
+            return
+        key = f"{data.fingerprint[:16]}-{weights_hash(self.backbone.autoencoder)[:16]}"
+        with self.accelerator.main_process_first():
+            for item in cached_latents(key, len(data), data.pixels, self.backbone.encode_images):
+                if isinstance(item, int):
+                    yield Progress("encode", item, len(data))
+                else:
+                    self.latents = item
+
+    def _sample(self) -> None:
+        if self.job.on_sample is not None and self.accelerator.is_main_process:
+            with self.averaged():
+                self.telemetry.note(self.job.on_sample(self))
+        self.accelerator.wait_for_everyone()
+
+    def averaged(self):
+        """Context in which the network carries the averaged weights, if the run keeps an average."""
+        return _Averaged(self.ema, list(self.params.values()))
+
+    # ---- state -------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write checkpoint `step` and delete those beyond `keep`."""
+        if self.accelerator.is_main_process:
+            checkpoint.write(checkpoint.step_folder(self.job.folder, self.step), self._fill)
+            checkpoint.prune(self.job.folder, self.config.keep)
+        self.accelerator.wait_for_everyone()
+
+    def _fill(self, folder: Path) -> None:
+        self.parts.save(folder / "model")
+        if self.ema is not None:
+            with self.averaged():
+                self.parts.save(folder / "ema")
+        (folder / "state").mkdir()
+        names, tensors, state = list(self.params), {}, self.optimizer.state_dict()["state"]
+        for index, entry in state.items():
+            tensors |= {f"{names[index]}/{key}": value.contiguous() for key, value in entry.items()}
+        save_file(tensors, folder / "state" / "optimizer.safetensors")
+        facts = {"step": self.step, "scheduler": self.scheduler.state_dict()}
+        if self.ema is not None:
+            facts["average_steps"] = self.ema.optimization_step
+        (folder / "state" / "state.json").write_text(json.dumps(facts))
+        (folder / "recipe.toml").write_text(self.job.recipe)
+        contract = {
+            "format": 1,
+            "step": self.step,
+            "weights": "model" if self.ema is None else "ema",
+            "tuning": self.config.tuning,
+            "sample": self.job.sample.model_dump(),
+            **self.job.identity,
+        }
+        (folder / "contract.json").write_text(json.dumps(contract, indent=1))
+
+    def _resume(self) -> None:
+        folder = checkpoint.newest(self.job.folder)
+        if folder is None:
+            return
+        if self.ema is not None:
+            self.parts.load(folder / "ema")
+            self.ema.shadow_params = [p.detach().clone() for p in self.params.values()]
+        self.parts.load(folder / "model")
+        facts = json.loads((folder / "state" / "state.json").read_text())
+        self.step = facts["step"]
+        self.scheduler.load_state_dict(facts["scheduler"])
+        if self.ema is not None:
+            self.ema.optimization_step = facts["average_steps"]
+        names = {name: index for index, name in enumerate(self.params)}
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in load_file(folder / "state" / "optimizer.safetensors").items():
+            name, entry = key.rsplit("/", 1)
+            state.setdefault(names[name], {})[entry] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = lr
+
+
+class _Averaged:
+    """Swaps averaged weights in and out again."""
+
+    def __init__(self, ema, values: list[Tensor]):
+        self.ema, self.values = ema, values
+
+    def __enter__(self) -> None:
+        if self.ema is not None:
+            self.ema.store(self.values)
+            self.ema.copy_to(self.values)
+
+    def __exit__(self, *_: object) -> None:
+        if self.ema is not None:
+            self.ema.restore(self.values)
+
+
+def _ranks() -> int:
+    import os
+
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer):
+    from diffusers.optimization import get_scheduler
+
+    name = {"constant": "constant_with_warmup"}.get(config.schedule, config.schedule)
+    return get_scheduler(name, optimizer, num_warmup_steps=config.warmup, num_training_steps=config.steps)
+
+
+def _average(values: list[Tensor], config: TrainConfig):
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(values, decay=config.ema)
+
+
+def _average_over_ranks(accelerator: Accelerator, gradients: list[Tensor]) -> None:
+    """One all-reduce of one flat tensor per optimizer step, whatever the number of forwards and modules."""
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    flat = accelerator.reduce(flat, "mean")
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))

@@ -1,0 +1,79 @@
+"""LoRA on one resident base: the same network serves as student (adapters on) and as frozen base (adapters off)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from apex_cli.errors import UsageError
+from apex_cli.training.settings import LoraSettings
+
+ADAPTER = "default"
+FILE = "pytorch_lora_weights.safetensors"
+
+
+def add(network: nn.Module, settings: LoraSettings, targets: tuple[str, ...], seed: int) -> None:
+    """Put fresh fp32 adapters (gaussian init, so that the start equals the base) on `targets`."""
+    import torch
+    from diffusers.training_utils import cast_training_params
+    from peft import LoraConfig
+
+    targets = settings.targets or targets
+    if missing := [t for t in targets if not any(name.endswith(t) for name, _ in network.named_modules())]:
+        raise UsageError(f"No module of the network is called {', '.join(missing)}.", "Check train.lora.targets.")
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha or settings.rank,
+        init_lora_weights="gaussian",
+        target_modules=list(targets),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network.add_adapter(config, adapter_name=ADAPTER)
+    cast_training_params(network, torch.float32)
+
+
+def save(backbone: Any, folder: Path) -> None:
+    """Write `pytorch_lora_weights.safetensors` with rank and alpha in its metadata, as the stock pipeline reads it."""
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft import get_peft_model_state_dict
+
+    network = backbone.network
+    type(backbone.pipeline).save_lora_weights(
+        folder,
+        transformer_lora_layers=get_peft_model_state_dict(network, adapter_name=ADAPTER),
+        **_collate_lora_metadata({"transformer": network}),
+    )
+
+
+def load(backbone: Any, folder: Path) -> None:
+    """Put the adapter saved in `folder` on a backbone that has none, through the stock pipeline's own loader."""
+    backbone.pipeline.load_lora_weights(folder, weight_name=FILE, adapter_name=ADAPTER)
+
+
+def load_weights(backbone: Any, folder: Path) -> None:
+    """Read the saved adapter weights into adapters that are already there (a resumed run)."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = {key.removeprefix("transformer."): value for key, value in load_file(folder / FILE).items()}
+    set_peft_model_state_dict(backbone.network, weights, adapter_name=ADAPTER)
+
+
+@contextmanager
+def disabled(network: nn.Module) -> Iterator[None]:
+    """The base without adapters. Sets peft's switch itself: `disable_adapters()` would also toggle `requires_grad`."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False

@@ -1,0 +1,77 @@
+"""The parts of a pipeline that a run trains: how they are made trainable, saved and loaded again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from apex_cli.objectives.base import Needs
+from apex_cli.training import lora
+from apex_cli.training.settings import TrainConfig
+
+
+class Parts:
+    """`modules`: the trained components by their pipeline name; `named`: the trained tensors by a stable name."""
+
+    def __init__(self, backbone: Any, needs: Needs, config: TrainConfig, extra: nn.Module | None):
+        self.backbone, self.lora = backbone, config.tuning == "lora"
+        if needs.trains == "autoencoder":
+            self.modules = {"vae": backbone.autoencoder}
+        else:
+            self.modules = {"transformer": backbone.network}
+            if config.text_encoder:
+                self.modules["text_encoder"] = backbone.text_encoder
+        self.extra = extra
+        if self.lora:
+            lora.add(backbone.network, config.lora, backbone.lora_targets, config.seed)
+        else:
+            for module in self.modules.values():
+                module.requires_grad_(True)
+        if config.gradient_checkpointing:
+            backbone.network.enable_gradient_checkpointing()
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        modules = self.modules | ({} if self.extra is None else {"objective": self.extra})
+        return {
+            f"{name}.{key}": value
+            for name, module in modules.items()
+            for key, value in module.named_parameters()
+            if value.requires_grad
+        }
+
+    def save(self, folder: Path) -> None:
+        """Component folders as `save_pretrained` writes them, or one LoRA file; learned objective tensors beside."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.lora:
+            lora.save(self.backbone, folder)
+        else:
+            for name, module in self.modules.items():
+                module.save_pretrained(folder / name)
+        if self.extra is not None:
+            save_file(self.extra.state_dict(), folder / "objective.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Inverse of `save`, into the modules that are already there."""
+        from safetensors.torch import load_file
+
+        if self.lora:
+            lora.load_weights(self.backbone, folder)
+        else:
+            load_components(self.backbone, folder)
+        if self.extra is not None:
+            self.extra.load_state_dict(load_file(folder / "objective.safetensors"))
+
+
+def load_components(backbone: Any, folder: Path) -> None:
+    """Load every component folder found in `folder` into the backbone's module of that name."""
+    modules = {"transformer": "network", "text_encoder": "text_encoder", "vae": "autoencoder"}
+    for name, attribute in modules.items():
+        if (folder / name).is_dir():
+            module = getattr(backbone, attribute)
+            loaded = type(module).from_pretrained(folder / name, use_safetensors=True)
+            module.load_state_dict(loaded.state_dict())

@@ -1,0 +1,78 @@
+"""Places shapes on the canvas at random so that they keep apart, stay inside, and satisfy the asked relations.
+
+Free objects are placed one after the other on the canvas. Related objects are placed one after the other around the
+first, and the finished group is then shifted to a random place on the canvas. Each object draws many candidate centres
+at once and takes the first that keeps its distance; when none does, or the group is too large, the layout starts again
+with new radii. All lengths are fractions of the canvas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from apex_cli.errors import DataError
+
+SMALLEST, LARGEST = 0.12, 0.17
+CROWDED = 0.135  # largest radius where four or more shapes, or a chain of relations, have to fit
+GAP = 0.06  # least distance between the circles around two shapes
+MARGIN = 0.01  # least distance to the edge of the canvas
+ALONG, ACROSS = 0.20, 0.15  # a relation holds with more than ALONG on its own axis and less than ACROSS on the other
+CANDIDATES, RESTARTS = 64, 2000
+DIRECTIONS: dict[str, tuple[int, int]] = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
+
+Relations = Mapping[int, tuple[str, int]]
+"""Object index -> (relation, index of an earlier object it is relative to): for no object, or all but the first."""
+
+
+def place(count: int, relations: Relations, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Centres [count, 2] as (x, y) and radii [count] of a random layout; raises `DataError` where there is no room."""
+    largest = CROWDED if count > 3 or len(relations) > 1 else LARGEST
+    for _ in range(RESTARTS):
+        radii = rng.uniform(SMALLEST, largest, count)
+        centers = _related(radii, relations, rng) if relations else _free(radii, rng)
+        if centers is not None:
+            return centers, radii
+    raise DataError(f"No room for {count} shapes in the asked relations.", "Ask for fewer shapes or a shorter chain.")
+
+
+def _free(radii: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    centers = np.empty((len(radii), 2))
+    for index, radius in enumerate(radii):
+        edge = radius + MARGIN
+        candidates = rng.uniform(edge, 1 - edge, (CANDIDATES, 2))
+        fits = _apart(candidates, radius, centers[:index], radii)
+        if not fits.any():
+            return None
+        centers[index] = candidates[fits.argmax()]
+    return centers
+
+
+def _related(radii: np.ndarray, relations: Relations, rng: np.random.Generator) -> np.ndarray | None:
+    # A chain has up to three shapes in a row, so its steps are at most half the room.
+    farthest = (1 - 2 * (SMALLEST + MARGIN)) / min(len(relations), 2)
+    centers = np.zeros((len(radii), 2))
+    for index, (relation, anchor) in relations.items():
+        candidates = centers[anchor] + _offsets(relation, farthest, rng)
+        fits = _apart(candidates, radii[index], centers[:index], radii)
+        if not fits.any():
+            return None
+        centers[index] = candidates[fits.argmax()]
+    edges = radii[:, None] + MARGIN
+    low, high = (edges - centers).max(0), (1 - edges - centers).min(0)
+    return centers + rng.uniform(low, high) if (low <= high).all() else None
+
+
+def _offsets(relation: str, farthest: float, rng: np.random.Generator) -> np.ndarray:
+    """Random offsets [CANDIDATES, 2] at which `relation` holds."""
+    axis, sign = DIRECTIONS[relation]
+    offsets = rng.uniform(-ACROSS, ACROSS, (CANDIDATES, 2))
+    offsets[:, axis] = sign * rng.uniform(ALONG, farthest, CANDIDATES)
+    return offsets
+
+
+def _apart(candidates: np.ndarray, radius: float, centers: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Which candidates keep the gap to the first `len(centers)` shapes: bool [CANDIDATES]."""
+    squared = ((candidates[:, None] - centers) ** 2).sum(-1)
+    return (squared >= (radius + radii[: len(centers)] + GAP) ** 2).all(1)

@@ -1,0 +1,14 @@
+"""One thread per worker and no network, set before anything imports torch or a hub client."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ.pop("APEX_TRACEBACK", None)
+
+import torch
+
+torch.set_num_threads(1)
