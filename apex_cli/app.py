@@ -23,11 +23,17 @@ from apex_cli.errors import ApexError, MemoryLimitError, StorageError, UsageErro
 
 COMMANDS = {
     "train": "apex_cli.commands.train:train",
+    "sample": "apex_cli.commands.sample:sample",
+    "ckpt": "apex_cli.commands.ckpt:app",
+    "eval": "apex_cli.commands.eval:evaluate",
     "recipes": "apex_cli.commands.recipes:app",
 }
 """Name -> "module:function" (or a `typer.Typer` with subcommands), in the order of the help."""
 
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS}
+DISK_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+}
 EXIT_CODES = [code.strip() for line in (errors.__doc__ or "").splitlines()[2:] for code in line.split("·")]
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
+import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +29,25 @@ class Model:
     source: Path
 
 
-def backbone(name: str, config: Any) -> Any:
-    """The backbone of a recipe. A `path` that is a run or checkpoint means that model with its trained parts."""
+def start(name: str, config: Any) -> tuple[Any, SampleConfig | None]:
+    """The backbone a recipe starts from. A `path` that is a run or checkpoint means that model with its trained parts;
+    the way it is sampled (the teacher's) comes with it, else None."""
     path = getattr(config, "path", None)
-    if path and Path(path).is_dir() and not (Path(path) / "model_index.json").is_file():
-        model = load_model(path).backbone
-        if type(model) is not resolve("backbone", name):
-            raise CheckpointError(f"'{path}' is not a {name} model.", "Choose the backbone that the run was made with.")
-        return model.with_config(config)
-    return resolve("backbone", name)(config)
+    kind = resolve("backbone", name)
+    if not path or not is_checkpoint(path):
+        return kind(config), None
+    model = load_model(path)
+    if type(model.backbone) is not kind:
+        raise CheckpointError(f"'{path}' is not a {name} model.", "Choose the backbone that the run was made with.")
+    return model.backbone.with_config(config), model.sample
+
+
+def is_checkpoint(path: str) -> bool:
+    """Whether `path` is a run, checkpoint or export of ours rather than a plain pipeline folder or hub id."""
+    from apex_cli.backbones import folders
+
+    place = Path(folders.locate(path))
+    return (place / "contract.json").is_file() or any(place.glob("step-*"))
 
 
 def objective(choice: Choice, model: Any) -> Any:
@@ -53,11 +66,13 @@ def job(recipe: Recipe, folder: Path) -> Any:
     """Everything `apex train` runs."""
     from apex_cli.training.grids import SampleGrid
     from apex_cli.training.loop import Job
+    from apex_cli.training.page import write_page
 
-    model = backbone(recipe.backbone.name, recipe.backbone.config)
+    model, teacher = start(recipe.backbone.name, recipe.backbone.config)
+    goal = objective(recipe.objective, model)
     return Job(
         backbone=model,
-        objective=objective(recipe.objective, model),
+        objective=goal,
         data=data(recipe.data),
         config=recipe.train,
         sample=recipe.sample,
@@ -65,31 +80,81 @@ def job(recipe: Recipe, folder: Path) -> Any:
         recipe=recipe.to_toml(),
         identity={
             "name": recipe.name,
-            "backbone": {"name": recipe.backbone.name, "config": recipe.backbone.config.model_dump()},
+            "data": recipe.data.name,
+            "backbone": {"name": recipe.backbone.name, "config": _rooted(recipe.backbone.config.model_dump())},
+            "base": _rooted(recipe.backbone.config.model_dump()).get("path") if teacher else None,
             "objective": recipe.objective.name,
             "condition_shift": recipe.sections()["objective"].get("condition_shift"),
             "recipe": recipe.fingerprint,
         },
-        on_sample=SampleGrid(recipe.sample, recipe.train, folder) if recipe.objective.name != "reconstruction" else None,
+        on_sample=SampleGrid(recipe.sample, teacher, recipe.train, folder) if goal.needs.inputs == "latents" else None,
+        on_report=partial(write_page, folder),
     )
 
 
+def _rooted(config: dict[str, Any]) -> dict[str, Any]:
+    """A local `path` made absolute, so that a checkpoint can be used from any folder."""
+    path = config.get("path")
+    return config | {"path": str(Path(path).resolve())} if path and Path(path).is_dir() else config
+
+
 def load_model(path: str | Path) -> Model:
-    """A model from a run, a checkpoint, a pipeline folder, or `assets:NAME` of either form."""
+    """A model from a run, a checkpoint, an exported folder, or `assets:NAME`."""
     from apex_cli.backbones import folders
     from apex_cli.training import checkpoint, lora
     from apex_cli.training.parts import load_components
 
-    place = Path(folders.locate(str(path))) if str(path).startswith("assets:") else Path(path)
-    folder = checkpoint.find(place)
+    name = str(path)
+    folder = checkpoint.find(Path(folders.locate(name) if name.startswith("assets:") else name))
     contract = checkpoint.read_contract(folder)
     row = contract["backbone"]
-    config = resolve("backbone", row["name"]).Config(**row["config"])
-    model = backbone(row["name"], config)
+    kind = resolve("backbone", row["name"])
+    sample = SampleConfig(**contract["sample"])
+    if contract["tuning"] == "exported":
+        return Model(kind(kind.Config(**row["config"] | {"path": str(folder)})), sample, contract, folder)
+    model, _ = start(row["name"], kind.Config(**row["config"]))
     weights = folder / contract["weights"]
-    folders.refuse_pickles(weights)
     if contract["tuning"] == "lora":
         lora.load(model, weights)
     else:
         load_components(model, weights)
-    return Model(model, SampleConfig(**contract["sample"]), contract, folder)
+    return Model(model, sample, contract, folder)
+
+
+def read_prompt(model: Model, text: str) -> tuple[str, list[str]]:
+    """`text` in the words the model was trained on, and the words it does not know (embedded worlds only)."""
+    if model.contract["data"] != "shapes":
+        return text, []
+    from apex_cli.worlds.shapes.vocabulary import normalise
+
+    return normalise(text)
+
+
+def load_teacher(model: Model) -> Model:
+    """The model that `model` was distilled from."""
+    path = model.contract["base"]
+    if path is None:
+        raise CheckpointError(f"'{model.source}' was trained from nothing: it has no teacher.", "Leave out --compare.")
+    return load_model(path)
+
+
+def export(model: Model, folder: Path, dtype: str) -> None:
+    """Write a self-contained pipeline folder (LoRA fused) that stock diffusers loads, with its sampler contract."""
+    import torch
+
+    from apex_cli.training import checkpoint
+
+    pipeline = model.backbone.pipeline
+    if model.contract["tuning"] == "lora":
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+    pipeline.to(getattr(torch, dtype))
+    contract = model.contract | {"tuning": "exported"}
+    contract["backbone"] = {**contract["backbone"], "config": {**contract["backbone"]["config"], "path": None}}
+
+    def fill(staging: Path) -> None:
+        model.backbone.save(staging)
+        (staging / "contract.json").write_text(json.dumps(contract, indent=1))
+        shutil.copy(model.source / "recipe.toml", staging / "recipe.toml")
+
+    checkpoint.write(folder, fill)

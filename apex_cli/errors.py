@@ -1,7 +1,7 @@
 """Errors a user can act on: one clear sentence, the remedy, and the exit code of the process.
 
-    0 ok · 1 a bug of ours · 2 usage or recipe · 3 data · 4 environment · 5 out of memory · 6 numerical failure
-    7 disk or file access · 8 invalid checkpoint · 9 regression found · 130/143 stopped by Ctrl-C/SIGTERM, all saved
+0 ok · 1 a bug of ours · 2 usage or recipe · 3 data · 4 environment · 5 out of memory · 6 numerical failure
+7 disk or file access · 8 invalid checkpoint · 9 regression found · 130/143 stopped by Ctrl-C/SIGTERM, all saved
 """
 
 from __future__ import annotations

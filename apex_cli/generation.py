@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from apex_cli.config import Section
 from apex_cli.errors import UsageError
@@ -36,7 +36,7 @@ class SampleConfig(Section):
     guidance: float = Field(1.0, ge=0)
     """v_uncond + guidance (v_cond - v_uncond); 1 means none and costs nothing."""
     time_shift: float = Field(1.0, gt=0)
-    sigmas: tuple[float, ...] | None = None
+    sigmas: tuple[float, ...] | None = Field(None, min_length=2)
     """Explicit noise levels from 1 to 0, instead of the even grid of `nfe`."""
 
     @field_validator("sigmas", mode="after")
@@ -48,15 +48,21 @@ class SampleConfig(Section):
 
     @model_validator(mode="after")
     def _affordable(self) -> SampleConfig:
-        if self.guidance != 1 and self.nfe % 2:
-            raise ValueError("guidance takes two evaluations a step: nfe must be even")
+        if (cost := self._cost()) != self.nfe:
+            how = "these sigmas take" if self.sigmas else f"{self.sampler} at guidance {self.guidance:g} can take"
+            raise ValueError(f"{how} {cost} evaluations, not nfe = {self.nfe}; set nfe = {cost}")
         return self
+
+    def _cost(self) -> int:
+        """Evaluations that `grid()` spends: Heun's method two a step and one for the last, guidance twice that."""
+        steps = len(self.grid()) - 1
+        return (2 * steps - 1 if self.sampler == "heun" else steps) * (1 if self.guidance == 1 else 2)
 
     def grid(self) -> tuple[float, ...]:
         """The noise levels that spend `nfe` evaluations."""
         if self.sigmas is not None:
             return self.sigmas
-        steps = self.nfe // 2 if self.guidance != 1 else self.nfe
+        steps = max(1, self.nfe // 2) if self.guidance != 1 else self.nfe
         if self.sampler == "heun":
             steps = (steps + 1) // 2
         if self.sampler == "renoise" and steps in FEW_STEP_SIGMAS:
@@ -68,7 +74,11 @@ class SampleConfig(Section):
         """The same sampler at another number of evaluations (explicit sigmas are dropped)."""
         if nfe < 1:
             raise UsageError(f"NFE must be at least 1, not {nfe}.", "Try --nfe 1.")
-        return SampleConfig(**{**self.model_dump(), "nfe": nfe, "sigmas": None})
+        try:
+            return SampleConfig(**{**self.model_dump(), "nfe": nfe, "sigmas": None})
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise UsageError(f"NFE {nfe} does not fit this model: {reason}.", "Try another --nfe.") from error
 
 
 @dataclass(frozen=True)
@@ -122,13 +132,13 @@ def generate(
 
     with torch.no_grad():
         uncond = backbone.encode_prompts([""]) if config.guidance != 1 else None
-        for start in range(0, len(requests), batch):
-            yield from _batch(backbone, config, requests[start : start + batch], uncond)
+    for start in range(0, len(requests), batch):
+        with torch.no_grad():  # not around the yield, where it would rule the caller
+            made = _batch(backbone, config, requests[start : start + batch], uncond)
+        yield from made
 
 
-def _batch(
-    backbone: Backbone, config: SampleConfig, requests: Sequence[Request], uncond: Cond | None
-) -> list[Sample]:
+def _batch(backbone: Backbone, config: SampleConfig, requests: Sequence[Request], uncond: Cond | None) -> list[Sample]:
     import torch
 
     gens = [generator(request.seed, request.index) for request in requests]

@@ -39,7 +39,9 @@ class Metrics:
     def __init__(self, path: Path, step: int):
         self.path = path
         kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        staging = path.with_name(f".{path.name}.partial")
+        staging.write_text("".join(f"{line}\n" for line in kept))
+        staging.replace(path)
 
     def _lines(self) -> list[str]:
         # A kill can leave half a last line: it is dropped with the steps that will be repeated.

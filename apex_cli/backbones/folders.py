@@ -45,14 +45,26 @@ def refuse_pickles(folder: Path) -> None:
             raise CheckpointError(f"'{file}' is a pickle and will not be opened.", "Convert it to safetensors.")
 
 
+def silence() -> None:
+    """Switch off the progress bars of the libraries for every file they read or write."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def load(path: str, pipeline_class: str):
     """The pipeline object of a folder or hub id."""
     import diffusers
+    import torch
 
     folder = locate(path)
     check(folder, pipeline_class)
     try:
-        return getattr(diffusers, pipeline_class).from_pretrained(folder, use_safetensors=True)
+        return getattr(diffusers, pipeline_class).from_pretrained(
+            folder, use_safetensors=True, torch_dtype=torch.float32
+        )
     except OSError as error:
         remedy = "Check the folder, or the network and HF_HOME for a hub id (HF_HUB_OFFLINE=1 forbids downloads)."
         raise SetupError(f"'{path}' could not be loaded: {str(error).splitlines()[0]}", remedy) from error

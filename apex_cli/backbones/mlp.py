@@ -1,4 +1,4 @@
-"""The backbone of the 2-D world: a residual MLP whose latents are the points themselves, [B, 2, 1, 1].
+"""The backbone of the 2-D world: a small residual MLP whose latents are the points themselves, [B, 2, 1, 1].
 
 A prompt "condition k" is one token, the k-th unit vector; the empty prompt is the zero vector.
 """
@@ -9,17 +9,19 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from apex_cli.config import Section
 from apex_cli.errors import CheckpointError
 from apex_cli.flow.condition import Cond
 from apex_cli.worlds.modes import CONDITIONS, condition_of
 
-FREQUENCIES = 16
+TIME_FREQUENCIES, POINT_FREQUENCIES = 8, 4
 
 
 class MlpConfig(Section):
@@ -31,22 +33,23 @@ class MlpConfig(Section):
     """Of the initial weights, without `path`."""
 
 
+def waves(x: Tensor, count: int) -> Tensor:
+    """x [B, n] beside its cos and sin at `count` frequencies from pi / 4 to 2 pi: [B, n (1 + 2 count)]."""
+    frequencies = math.pi / 4 * torch.logspace(0, 3, count, base=2, dtype=x.dtype, device=x.device)
+    phase = (x[..., None] * frequencies).flatten(1)
+    return torch.cat([x, phase.cos(), phase.sin()], dim=1)
+
+
 class Block(nn.Module):
-    """h + down(silu(up(norm(h))))."""
+    """h + down(silu(up(norm(h))) (1 + gate(context)))."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, context: int):
         super().__init__()
-        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.norm, self.gate = nn.LayerNorm(width), nn.Linear(context, 2 * width)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
-    def forward(self, h: Tensor) -> Tensor:
-        return h + self.down(nn.functional.silu(self.up(self.norm(h))))
-
-
-def time_features(t: Tensor) -> Tensor:
-    """cos and sin of t [B] at geometric frequencies from pi / 2 to 32 pi, [B, 2 * FREQUENCIES]."""
-    frequency = math.pi / 2 * 2 ** torch.linspace(0, 6, FREQUENCIES, dtype=t.dtype, device=t.device)
-    phase = t[:, None] * frequency
-    return torch.cat([phase.cos(), phase.sin()], dim=1)
+    def forward(self, h: Tensor, context: Tensor) -> Tensor:
+        return h + self.down(silu(self.up(self.norm(h))) * (1 + self.gate(context)))
 
 
 class MlpNetwork(nn.Module):
@@ -54,34 +57,68 @@ class MlpNetwork(nn.Module):
 
     def __init__(self, width: int, depth: int, cond_dim: int):
         super().__init__()
-        self.enter = nn.Linear(2 + 2 * FREQUENCIES + cond_dim, width)
-        self.blocks = nn.Sequential(*[Block(width) for _ in range(depth)])
+        self.config = {"width": width, "depth": depth, "cond_dim": cond_dim}
+        context = 1 + 2 * TIME_FREQUENCIES + cond_dim
+        self.enter = nn.Linear(2 * (1 + 2 * POINT_FREQUENCIES) + context, width)
+        self.blocks = nn.ModuleList(Block(width, context) for _ in range(depth))
         self.leave = nn.Linear(width, 2)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, point: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        return self.leave(self.blocks(self.enter(torch.cat([point, time_features(t), condition], dim=1))))
+        context = torch.cat([waves(t[:, None], TIME_FREQUENCIES), condition], dim=1)
+        h = self.enter(torch.cat([waves(point, POINT_FREQUENCIES), context], dim=1))
+        for block in self.blocks:
+            h = block(h, context)
+        return self.leave(h)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """`model.safetensors` and `config.json`."""
+        from safetensors.torch import save_file
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), Path(folder) / "model.safetensors")
+        (Path(folder) / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, use_safetensors: bool = True) -> Self:
+        """Inverse of `save_pretrained`; raises `CheckpointError` where there is none."""
+        from safetensors.torch import load_file
+
+        assert use_safetensors, "there is no other format"
+        config = Path(folder) / "config.json"
+        if not config.is_file():
+            raise CheckpointError(
+                f"'{folder}' holds no saved MLP.", "Give the model/ folder of a run on the 2-D world."
+            )
+        network = cls(**json.loads(config.read_text()))
+        network.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+        return network
 
 
-class Mlp:
+class Mlp(nn.Module):
     """`Backbone` of the 2-D world; there is no autoencoder, so images are latents."""
 
     Config = MlpConfig
-    lora_targets = ("enter", "up", "down", "leave")
+    lora_targets = ("enter", "up", "gate", "down", "leave")
     latent_shape = (2, 1, 1)
     cond_dim = CONDITIONS
 
     def __init__(self, config: MlpConfig):
-        stored = {} if config.path is None else _read_json(Path(config.path) / "config.json")
-        self.config = config.model_copy(update=stored)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.network = MlpNetwork(self.config.width, self.config.depth, self.cond_dim)
-        if config.path is not None:
-            from safetensors.torch import load_file
+        super().__init__()
+        self.config = config
+        if config.path:
+            self.network = MlpNetwork.from_pretrained(Path(config.path) / "transformer")
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                self.network = MlpNetwork(config.width, config.depth, self.cond_dim)
+        self.requires_grad_(False).eval()
 
-            self.network.load_state_dict(load_file(Path(config.path) / "model.safetensors"))
+    def with_config(self, config: MlpConfig) -> Self:
+        """The same weights under another configuration, which changes nothing here but the record."""
+        self.config = config
+        return self
 
     def encode_prompts(self, prompts: Sequence[str]) -> Cond:
         table = torch.cat([torch.eye(CONDITIONS), torch.zeros(1, CONDITIONS)])
@@ -95,20 +132,9 @@ class Mlp:
         return latents
 
     def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
-        assert r is None, "this network has one time"
+        """F(x_t, t, c), all [B, 2, 1, 1]; this network has no second time."""
         return self.network(x_t.flatten(1), t, cond.tokens.flatten(1)).reshape(x_t.shape)
 
     def save(self, folder: Path) -> None:
-        """`model.safetensors` and `config.json`."""
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.network.state_dict(), folder / "model.safetensors")
-        shape = {"width": self.config.width, "depth": self.config.depth}
-        (folder / "config.json").write_text(json.dumps(shape, indent=2) + "\n")
-
-
-def _read_json(path: Path) -> dict[str, int]:
-    if not path.is_file():
-        raise CheckpointError(f"'{path.parent}' is not a saved MLP.", "Give the folder that a run wrote as model/.")
-    return json.loads(path.read_text())
+        """`transformer/` as in a diffusers pipeline folder."""
+        self.network.save_pretrained(Path(folder) / "transformer")

@@ -42,6 +42,7 @@ class Sana:
 
     def __init__(self, config: SanaConfig):
         self.config = config
+        folders.silence()
         pipeline = folders.load(config.path, self.pipeline_class) if config.path else build_pipeline(config.tiny)
         self.pipeline = pipeline
         self.network: nn.Module = pipeline.transformer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Annotated
 
@@ -27,8 +28,12 @@ def train(
         from apex_cli import build
         from apex_cli.training.loop import Trainer
 
+        if not runs.is_main():
+            deque(Trainer(build.job(read, folder)).run(), maxlen=0)
+            return
         say(f"Run folder: {folder}")
         last = show_training(Trainer(build.job(read, folder)).run(), read.train.steps)
+        say(f"Page: {folder / 'index.html'}")
     if as_json:
         emit({"run": str(folder), "step": read.train.steps, "loss": None if last is None else last.loss})
     else:

@@ -14,5 +14,7 @@ class EvalConfig(Section):
     split: Literal["train", "iid", "compose", "long", "alias"] = "iid"
     images: int = Field(4, ge=1)
     """Images per prompt."""
+    prompts: int | None = Field(None, ge=1)
+    """Only so many prompts, spread evenly over the tasks. They keep the seeds they have in the whole split."""
     seed: int = 0
     batch: int = Field(32, ge=1)

@@ -80,8 +80,9 @@ class Mixture(_Times):
     """Each sample takes its time from one of `parts`, chosen with probability proportional to `weights`."""
 
     kind: Literal["mixture"] = "mixture"
-    parts: tuple[SimpleTimes, ...] = Field(min_length=1)
-    weights: tuple[PositiveFloat, ...]
+    # Lists: behind a discriminator pydantic's strict mode no longer takes a JSON list for a tuple.
+    parts: list[SimpleTimes] = Field(min_length=1)
+    weights: list[PositiveFloat]
 
     @model_validator(mode="after")
     def _one_weight_each(self) -> Mixture:

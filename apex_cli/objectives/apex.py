@@ -63,9 +63,9 @@ class ApexConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _paper_without_match(cls, data: dict[str, Any]) -> dict[str, Any]:
+    def _paper_without_match(cls, data: Any) -> Any:
         """lambda_g = 0 asks for the paper's Eq 25, so what is not set follows the paper and not our defaults."""
-        return PAPER | data if data.get("lambda_g") == 0 else data
+        return PAPER | data if isinstance(data, dict) and data.get("lambda_g") == 0 else data
 
     @model_validator(mode="after")
     def _has_a_term(self) -> ApexConfig:

@@ -1,11 +1,11 @@
 """Checkpoints that are whole or absent: staged in a hidden folder, hashed, flushed, then renamed into place.
 
-    step-000200/
-      model/ ema/      what diffusers itself loads: component folders, or a LoRA file
-      state/           optimizer.safetensors, state.json (no pickle anywhere)
-      recipe.toml      the resolved recipe
-      contract.json    what a sampler must know
-      manifest.json    SHA-256 of every file, written last
+step-000200/
+  model/ ema/      what diffusers itself loads: component folders, or a LoRA file
+  state/           optimizer.safetensors, state.json (no pickle anywhere)
+  recipe.toml      the resolved recipe
+  contract.json    what a sampler must know
+  manifest.json    SHA-256 of every file, written last
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from apex_cli.backbones.folders import refuse_pickles
 from apex_cli.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -69,6 +70,7 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"The checkpoint '{folder}' lacks {name}.", remedy)
         if file_hash(path) != expected:
             raise CheckpointError(f"{name} in '{folder}' is truncated or altered (SHA-256 differs).", remedy)
+    refuse_pickles(folder)
 
 
 def steps(run: Path) -> list[Path]:
@@ -99,9 +101,10 @@ def find(path: Path) -> Path:
 
 
 def prune(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints."""
-    for folder in steps(run)[:-keep]:
-        (folder / MANIFEST).unlink()
+    """Delete all but the newest `keep` checkpoints, and what a kill left of others."""
+    kept = steps(run)[-keep:]
+    for folder in {*run.glob("step-*"), *run.glob(".step-*.partial")}.difference(kept):
+        (folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(folder)
 
 

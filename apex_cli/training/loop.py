@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,10 @@ class Job:
     folder: Path
     recipe: str
     identity: dict[str, Any]
-    on_sample: Callable[[Trainer], dict[str, float]] | None = None
-    """Draws the fixed-seed grid of the current weights; returns facts for the telemetry."""
+    on_sample: Callable[[Any, int], dict[str, float]] | None = None
+    """(backbone, step): draws the fixed-seed grid of the current weights; returns facts for the telemetry."""
+    on_report: Callable[[], object] | None = None
+    """Writes the page of the run; called after every grid and at the end."""
 
 
 class Trainer:
@@ -75,11 +76,12 @@ class Trainer:
         )
         self.scheduler = _scheduler(self.config, self.optimizer)
         self.ema = _average(values, self.config) if self.config.ema else None
+        self.average: torch.nn.Module | None = None
         self.nets = Nets(
             job.backbone.velocity, self._real(), getattr(job.backbone, "encode_images", None), job.backbone.decode
         )
         self.step = 0
-        self.telemetry = Telemetry(job.objective)
+        self.telemetry = Telemetry()
         self.conds: dict[str, Cond] = {}
         self.stop_signal: int | None = None
 
@@ -91,27 +93,38 @@ class Trainer:
         if kind == "base" and self.parts.lora:
             return self._without_adapters
         if kind in ("base", "ema"):
+            if kind == "ema" and self.ema is None:
+                raise UsageError("objective.real = 'ema' asks for a weight average.", "Set train.ema, e.g. to 0.999.")
             frozen = copy.copy(self.backbone)
             frozen.network = copy.deepcopy(self.backbone.network).requires_grad_(False)
             self.average = frozen.network if kind == "ema" else None
             return frozen.velocity
         return None
 
+    def _follow_average(self) -> None:
+        """Bring the network behind `real = "ema"` to the average."""
+        if self.average is None:
+            return
+        for name, value in zip(self.params, self.ema.shadow_params, strict=True):
+            part, _, key = name.partition(".")
+            if part == "transformer":
+                self.average.get_parameter(key).copy_(value)
+
     def _without_adapters(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with lora.disabled(self.backbone.network):
             return self.backbone.velocity(x_t, t, cond)
 
     def encode_prompts(self, prompts: list[str]) -> Cond:
-        """Embeddings of `prompts`; each distinct prompt is encoded once, unless the encoder itself is trained."""
+        """Embeddings of `prompts`; each distinct prompt is encoded once, unless the encoder itself is trained.
+
+        One at a time: the last bits of a row depend on the rows beside it, and a resumed run meets other ones.
+        """
         if self.config.text_encoder:
             return self.backbone.encode_prompts(prompts)
-        if new := [p for p in dict.fromkeys(prompts) if p not in self.conds]:
-            with torch.no_grad():
-                encoded = self.backbone.encode_prompts(new)
-            for i, prompt in enumerate(new):
-                row = encoded.select(slice(i, i + 1))
-                length = int(row.mask.sum())
-                self.conds[prompt] = Cond(row.tokens[:, :length], row.mask[:, :length], row.pooled)
+        for prompt in prompts:
+            if prompt not in self.conds:
+                with torch.no_grad():
+                    self.conds[prompt] = self.backbone.encode_prompts([prompt])
         return Cond.cat([self.conds[prompt] for prompt in prompts])
 
     def _batch(self, rows: list[int]) -> Batch:
@@ -139,8 +152,8 @@ class Trainer:
                 loss = self.objective.loss(self.nets, batch, own)
             self._check(loss, batch)
             share = len(batch) * accelerator.num_processes / config.batch
-            if measure and micro.start == 0:
-                self.telemetry.measure(self, loss, batch)
+            if measure and micro.start % (config.batch // accelerator.num_processes) == 0:
+                self.telemetry.measure(loss, self.params.values())
             self.telemetry.watch(loss)
             (loss.total * share).backward()
             for name, value in {"loss": loss.total, **loss.parts}.items():
@@ -157,6 +170,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.step(self.params.values())
+            self._follow_average()
         self.step += 1
         values = {name: float(value) for name, value in sums.items()}
         return values.pop("loss"), values, norm
@@ -172,7 +186,7 @@ class Trainer:
     def _not_finite(self, what: str, rows: list) -> NumericalError:
         return NumericalError(
             f"{what} is not finite at step {self.step}; no weight was changed. Rows of the data: {rows}.",
-            "Lower train.lr, or resume from the last checkpoint with train.precision = 'fp32'.",
+            "Lower train.lr or set train.precision = 'fp32', with a new --out.",
         )
 
     # ---- the run -----------------------------------------------------------------------------------------------
@@ -189,11 +203,12 @@ class Trainer:
                 self.accelerator.init_trackers(self.job.folder.name)
             if self.step == 0:
                 self._sample()
+                self._report()
             mark, since = time.perf_counter(), self.step
             while self.step < config.steps:
                 loss, parts, norm = self._optimize()
                 last = self.step == config.steps
-                if self.step % config.sample_every == 0 or last:
+                if sampling := self.step % config.sample_every == 0 or last:
                     yield Progress("sample", self.step, config.steps)
                     self._sample()
                 if self.step % config.log_every == 0 or last:
@@ -208,12 +223,17 @@ class Trainer:
                     if config.trackers:
                         self.accelerator.log({"loss": loss, "grad_norm": norm, **parts, **record.telemetry}, self.step)
                     yield Progress("train", self.step, config.steps, record)
-                if self.step % config.save_every == 0 or last or self._stopping():
+                stopping = self._stopping()
+                if self.step % config.save_every == 0 or last or stopping:
                     yield Progress("save", self.step, config.steps)
                     self.save()
-                if self._stopping() and not last:
+                if stopping and not last:
+                    self._report()
                     number = self.stop_signal or signal.SIGTERM
                     raise Stopped(number, f"Stopped at step {self.step}; everything is saved.", "Run the same command.")
+                if sampling and not last:
+                    self._report()
+            self._report()
             self.accelerator.end_training()
         finally:
             for number, handler in zip((signal.SIGINT, signal.SIGTERM), previous, strict=True):
@@ -241,6 +261,8 @@ class Trainer:
         key = f"{data.fingerprint[:16]}-{weights_hash(self.backbone.autoencoder)[:16]}"
         with self.accelerator.main_process_first():
             for item in cached_latents(key, len(data), data.pixels, self.backbone.encode_images):
+                if self.stop_signal is not None:
+                    raise Stopped(self.stop_signal, "Stopped before the first step.", "Run the same command.")
                 if isinstance(item, int):
                     yield Progress("encode", item, len(data))
                 else:
@@ -249,8 +271,12 @@ class Trainer:
     def _sample(self) -> None:
         if self.job.on_sample is not None and self.accelerator.is_main_process:
             with self.averaged():
-                self.telemetry.note(self.job.on_sample(self))
+                self.telemetry.note(self.job.on_sample(self.backbone, self.step))
         self.accelerator.wait_for_everyone()
+
+    def _report(self) -> None:
+        if self.job.on_report is not None and self.accelerator.is_main_process:
+            self.job.on_report()
 
     def averaged(self):
         """Context in which the network carries the averaged weights, if the run keeps an average."""
@@ -259,7 +285,11 @@ class Trainer:
     # ---- state -------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write checkpoint `step` and delete those beyond `keep`."""
+        """Write checkpoint `step` and delete those beyond `keep`; weights that are not finite are not saved."""
+        if not all(bool(value.isfinite().all()) for value in self.params.values()):
+            raise NumericalError(
+                f"A weight is not finite after step {self.step}; nothing was saved.", "Lower train.lr, with a new --out."
+            )
         if self.accelerator.is_main_process:
             checkpoint.write(checkpoint.step_folder(self.job.folder, self.step), self._fill)
             checkpoint.prune(self.job.folder, self.config.keep)
@@ -303,6 +333,7 @@ class Trainer:
         self.scheduler.load_state_dict(facts["scheduler"])
         if self.ema is not None:
             self.ema.optimization_step = facts["average_steps"]
+            self._follow_average()
         names = {name: index for index, name in enumerate(self.params)}
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in load_file(folder / "state" / "optimizer.safetensors").items():

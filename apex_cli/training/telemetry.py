@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from apex_cli.objectives.base import Batch, Loss, Objective
-
-if TYPE_CHECKING:
-    from apex_cli.training.loop import Trainer
+from apex_cli.objectives.base import Loss
 
 BINS = 5
+TIME_OF = {"error": "t", "fake_error": "fake_t", "match_error": "s"}
+"""Per-sample errors of `Loss.watch` and the time each belongs to; all other entries are averaged."""
+COLLAPSED = 0.3
+"""Seed diversity below this share of the teacher's calls for a warning."""
+
+
+def time_bin(t: float) -> str:
+    """`t1` for exactly 1, where NFE = 1 samples; else the lower edge of one of `BINS` bins."""
+    return "t1" if t == 1 else f"t{int(t * BINS) / BINS:.1f}"
 
 
 class Telemetry:
     """Collects facts between two log records."""
 
-    def __init__(self, objective: Objective):
-        self.objective = objective
+    def __init__(self) -> None:
         self.facts: dict[str, float] = {}
-        self.errors: dict[str, list[Tensor]] = {}
-        self.warnings: list[str] = []
+        self.values: dict[str, list[Tensor]] = {}
 
     def watch(self, loss: Loss) -> None:
-        """Sort the per-sample errors of a forward into time bins."""
-        if "t" not in loss.watch:
-            return
-        t, error = loss.watch["t"], loss.watch["error"]
-        names = ["t1" if value == 1 else f"t{int(value * BINS) / BINS:.1f}" for value in t.tolist()]
-        for name, value in zip(names, error, strict=True):
-            self.errors.setdefault(f"error.{name}", []).append(value)
+        """Keep the per-sample facts of one forward."""
+        for name, value in loss.watch.items():
+            if name in TIME_OF:
+                times = loss.watch[TIME_OF[name]]
+                for t, error in zip(times.tolist(), value, strict=True):
+                    self.values.setdefault(f"{name}.{time_bin(t)}", []).append(error)
+            elif name not in TIME_OF.values():
+                self.values.setdefault(name, []).append(value.mean())
 
-    def measure(self, trainer: Trainer, loss: Loss, batch: Batch) -> None:
+    def measure(self, loss: Loss, params: Iterable[Tensor]) -> None:
         """Gradient norm of every unweighted term, one extra backward each."""
-        params = [p for p in trainer.params.values() if p.requires_grad]
+        params = list(params)
         for name, part in loss.parts.items():
             gradients = torch.autograd.grad(part, params, retain_graph=True, allow_unused=True)
-            norms = torch.stack([g.norm() for g in gradients if g is not None])
-            self.facts[f"gradient.{name}"] = float(norms.norm())
+            norms = [gradient.norm() for gradient in gradients if gradient is not None]
+            self.facts[f"gradient.{name}"] = float(torch.stack(norms).norm())
 
     def note(self, facts: dict[str, float]) -> None:
         """Take over facts measured elsewhere, e.g. the diversity of a sample grid."""
@@ -47,7 +52,14 @@ class Telemetry:
 
     def collect(self) -> tuple[dict[str, float], tuple[str, ...]]:
         """All facts since the last call, and the warnings they give rise to."""
-        facts = self.facts | {k: float(torch.stack(v).mean()) for k, v in sorted(self.errors.items())}
-        warnings = tuple(self.warnings)
-        self.facts, self.errors, self.warnings = {}, {}, []
-        return facts, warnings
+        facts = self.facts | {name: float(torch.stack(v).mean()) for name, v in sorted(self.values.items())}
+        self.facts, self.values = {}, {}
+        return facts, tuple(_warnings(facts))
+
+
+def _warnings(facts: dict[str, float]) -> Iterable[str]:
+    if facts.get("diversity", 1.0) < COLLAPSED * facts.get("teacher_diversity", 0.0):
+        yield (
+            f"seeds give nearly the same image (diversity {facts['diversity']:.3f}, teacher "
+            f"{facts['teacher_diversity']:.3f}): collapse. Lower train.lr or objective.guidance."
+        )

@@ -28,7 +28,8 @@ def test_scalar_shifts_real_tokens_and_leaves_padding_bit_identical(cond):
     fake = cond.shifted(shift())
     assert torch.equal(fake.tokens[cond.mask], -0.5 * cond.tokens[cond.mask] + 1)
     assert torch.equal(fake.tokens[~cond.mask], cond.tokens[~cond.mask])
-    assert torch.equal(fake.mask, cond.mask) and fake.pooled is None
+    assert torch.equal(fake.mask, cond.mask)
+    assert fake.pooled is None
 
 
 def test_pooled_is_shifted_too(cond):

@@ -41,7 +41,7 @@ def test_true_velocity_has_both_ends(point):
 
 
 def test_score_velocity_duality_on_a_gaussian():
-    """x ~ N(m, S) gives x_t ~ N((1-t) m, t^2 I + (1-t)^2 S); both E[z - x | x_t] and the score are known (Eq 5, Prop 1)."""
+    """x ~ N(m, S) gives x_t ~ N((1-t) m, t^2 I + (1-t)^2 S), so velocity and score are known (Eq 5, Prop 1)."""
     gen = torch.Generator().manual_seed(1)
     mean = torch.randn(3, generator=gen, dtype=torch.float64)
     root = torch.randn(3, 3, generator=gen, dtype=torch.float64)

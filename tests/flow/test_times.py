@@ -28,7 +28,8 @@ ALL = [
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_every_sampler_gives_finite_float32_times_on_the_path(config, shift):
     t = times(config | {"time_shift": shift}, 1000)
-    assert t.shape == (1000,) and t.dtype == torch.float32
+    assert t.shape == (1000,)
+    assert t.dtype == torch.float32
     assert bool(((t >= 0) & (t <= 1)).all())
     assert torch.equal(t, times(config | {"time_shift": shift}, 1000))
 

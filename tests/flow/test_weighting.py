@@ -13,7 +13,9 @@ T = torch.linspace(0, 1, 101, dtype=torch.float64)
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_finite_and_not_negative_everywhere(name):
     w = weight(name, T)
-    assert w.shape == T.shape and bool(w.isfinite().all()) and bool((w >= 0).all())
+    assert w.shape == T.shape
+    assert bool(w.isfinite().all())
+    assert bool((w >= 0).all())
 
 
 def test_paper_is_t_squared_over_omega():

@@ -1,4 +1,4 @@
-"""Every equation of the paper that `objectives/apex.py` follows, against its own words, in float64 on a real network."""
+"""Every equation of the paper that `objectives/apex.py` follows, in the paper's words, on a real network in float64."""
 
 from __future__ import annotations
 

@@ -7,17 +7,17 @@ import torch
 from tiny_networks import Toy, make_draws
 
 from apex_cli.flow import path
-from apex_cli.objectives.apex import Apex
+from apex_cli.objectives.apex import Apex, correction
 from apex_cli.objectives.base import Nets
 
 LEARNED = {"kind": "diagonal", "learned": True}
 
 
-def terms(toy, batch, real=None, **config):
+def terms(toy, batch, other=None, **config):
     """The objective, its draws and the loss of one step."""
     objective = Apex(Apex.Config.model_validate(config), 1)
     draws = make_draws(objective)
-    return objective, draws, objective.loss(Nets(toy, real), batch, draws)
+    return objective, draws, objective.loss(Nets(toy, other), batch, draws)
 
 
 def touched(part, **weights) -> set[str]:
@@ -56,8 +56,6 @@ def test_match_gradient_comes_through_the_sample_alone(toy, toy_batch, real, nor
         x_g = path.endpoint(toy(x_in, t_g, toy_batch.cond), x_in, t_g)
         x_s = path.interpolate(x_g, draws["noise_s"], draws["s"])
         v_fake, v_real, _ = objective._both_velocities(Nets(toy, base), toy_batch, x_s, draws["s"])
-        from apex_cli.objectives.apex import correction
-
         dv = correction(v_fake, v_real, x_g, draws["noise_s"], normalise)
     (gradient,) = torch.autograd.grad(loss.parts["match"], toy.real)
     torch.testing.assert_close(gradient, (-2 * dv * -x_in).mean())

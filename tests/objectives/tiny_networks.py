@@ -35,7 +35,9 @@ class Student:
         """The gradient of `loss` on all weights, as one vector."""
         parameters = list(self.network.parameters())
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, found)])
+        return torch.cat(
+            [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, found, strict=True)]
+        )
 
 
 def make_batch(rows: int = SHAPE[0]) -> Batch:
@@ -58,7 +60,7 @@ def rows_of(batch: Batch, draws: Draws, rows: slice) -> tuple[Batch, Draws]:
 
 
 class Toy(nn.Module):
-    """velocity = gain x_t + t. Under the real condition (tokens of 1) the gain is `real`, else `fake` times the token."""
+    """velocity = gain x_t + t; the gain is `real` under c (tokens of 1), else `fake` times the token."""
 
     def __init__(self):
         super().__init__()

@@ -21,9 +21,9 @@ STARTERS = ("a", "an", "two", "three", "four", "five")
 class TinySanaConfig(Section):
     """Sizes of the fresh pipeline. The autoencoder maps 64 px to `64 / 2**(len(vae_channels) - 1)` latent pixels."""
 
-    width: int = 192
+    width: int = 160
     layers: int = 6
-    heads: int = 6
+    heads: int = 5
     patch: int = 2
     latent_channels: int = 8
     vae_channels: tuple[int, ...] = (16, 32, 64, 128)

@@ -1,0 +1,96 @@
+"""What every backbone of the registry promises (`backbones/base.py`); what belongs to one class stands beside."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny_runs import own_cache  # noqa: F401
+
+from apex_cli import registry
+from apex_cli.flow.condition import Cond
+from apex_cli.flow.condition_shift import ConditionShift, ConditionShiftConfig
+
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def unshifted(cond: Cond) -> Cond:
+    return cond
+
+
+def test_shapes(case):
+    x_t, t = case.inputs()
+    cond = case.model.encode_prompts(case.prompts)
+    assert cond.tokens.shape == (3, cond.mask.shape[1], case.model.cond_dim)
+    assert cond.mask.dtype == torch.bool
+    with torch.no_grad():
+        assert case.model.velocity(x_t, t, cond).shape == x_t.shape
+        images = case.model.decode(x_t)
+        assert case.model.encode_images(images).shape == x_t.shape
+
+
+@pytest.mark.parametrize("shifted", [False, True], ids=["plain", "shifted"])
+@torch.no_grad()
+def test_a_batch_is_its_rows(case, shifted):
+    """No row sees the padding its neighbours bring, under c and under c_fake."""
+    x_t, t = case.inputs()
+    shift = ConditionShift(ConditionShiftConfig(), case.model.cond_dim) if shifted else unshifted
+    together = case.model.velocity(x_t, t, shift(case.model.encode_prompts(case.prompts)))
+    for i, prompt in enumerate(case.prompts):
+        alone = case.model.velocity(x_t[i : i + 1], t[i : i + 1], shift(case.model.encode_prompts([prompt])))
+        torch.testing.assert_close(together[i : i + 1], alone, **CLOSE)
+
+
+@torch.no_grad()
+def test_padding_is_not_seen(case):
+    x_t, t = case.inputs()
+    cond = case.model.encode_prompts(case.prompts)
+    cond = cond.padded(cond.tokens.shape[1] + (3 if case.name != "mlp" else 0))
+    garbage = Cond(torch.where(cond.mask[..., None], cond.tokens, 1e3), cond.mask)
+    torch.testing.assert_close(
+        case.model.velocity(x_t, t, garbage), case.model.velocity(x_t, t, cond), atol=1e-6, rtol=1e-6
+    )
+
+
+@torch.no_grad()
+def test_the_prompt_matters(case):
+    x_t, t = case.inputs(1)
+    one, other = (case.model.velocity(x_t, t, case.model.encode_prompts([p])) for p in case.prompts[:2])
+    assert not torch.allclose(one, other)
+
+
+@torch.no_grad()
+def test_saved_and_loaded_again(case, tmp_path):
+    case.model.save(tmp_path)
+    kind = registry.resolve("backbone", case.name)
+    again = kind(case.model.config.model_copy(update={"path": str(tmp_path)}))
+    x_t, t = case.inputs()
+    for model in (case.model, again):
+        assert model.latent_shape == case.model.latent_shape
+    expected, found = (m.velocity(x_t, t, m.encode_prompts(case.prompts)) for m in (case.model, again))
+    assert torch.equal(found, expected)
+
+
+def test_every_lora_target_is_a_linear_layer(case):
+    linear = [name for name, m in case.model.network.named_modules() if isinstance(m, torch.nn.Linear)]
+    for target in case.model.lora_targets:
+        assert any(f".{name}".endswith(f".{target}") for name in linear), target
+
+
+def test_gradient_checkpointing_changes_no_gradient(case):
+    if not hasattr(case.model.network, "enable_gradient_checkpointing"):
+        pytest.skip("this network has no gradient checkpointing")
+    x_t, t = case.inputs()
+    cond = case.model.encode_prompts(case.prompts).detach()
+    found = []
+    for checkpointed in (False, True):
+        model = copy.copy(case.model)
+        model.network = copy.deepcopy(case.model.network).requires_grad_(True)
+        if checkpointed:
+            model.network.enable_gradient_checkpointing()
+        model.velocity(x_t, t, cond).square().mean().backward()
+        found.append([p.grad for p in model.network.parameters() if p.grad is not None])
+    assert found[0]
+    for plain, checkpointed in zip(*found, strict=True):
+        torch.testing.assert_close(checkpointed, plain, atol=1e-7, rtol=1e-5)

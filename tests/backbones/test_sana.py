@@ -1,0 +1,115 @@
+"""SANA against the stock pipeline that it wraps."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+from apex_cli.backbones import folders
+from apex_cli.backbones.sana import SanaConfig
+from apex_cli.errors import CheckpointError, SetupError
+from apex_cli.generation import CountedVelocity, to_pixels
+from apex_cli.samplers import euler
+
+PROMPTS = ["a red cube", "a photo of two blue spheres and a green star"]
+
+
+def stock(pipeline, noise, sigmas, guidance=1.0, output_type="latent"):
+    """What diffusers' own `SanaPipeline` makes of `noise`."""
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        PROMPTS,
+        latents=noise.clone(),
+        sigmas=list(sigmas[:-1]),
+        num_inference_steps=len(sigmas) - 1,
+        guidance_scale=guidance,
+        height=64,
+        width=64,
+        use_resolution_binning=False,
+        complex_human_instruction=None,
+        max_sequence_length=64,
+        output_type=output_type,
+    ).images
+
+
+def ours(sana, noise, sigmas, guidance=1.0):
+    uncond = sana.encode_prompts([""]) if guidance != 1 else None
+    return euler.sample(CountedVelocity(sana, guidance, uncond), noise, sigmas, sana.encode_prompts(PROMPTS), [])
+
+
+@pytest.fixture
+def noise(sana):
+    return torch.randn(2, *sana.latent_shape, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("sigmas", [(1.0, 0.0), (1.0, 0.8, 0.3, 0.0)], ids=["1 step", "3 steps"])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@torch.no_grad()
+def test_euler_is_the_stock_pipeline(sana, noise, sigmas, guidance):
+    """Velocity convention, time argument, masks and guidance all at once."""
+    expected = stock(sana.pipeline, noise, sigmas, guidance)
+    torch.testing.assert_close(ours(sana, noise, sigmas, guidance), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_images_are_those_of_the_stock_pipeline(sana, noise):
+    images = np.stack([np.asarray(image) for image in stock(sana.pipeline, noise, (1.0, 0.0), output_type="pil")])
+    difference = np.abs(to_pixels(sana.decode(ours(sana, noise, (1.0, 0.0)))).astype(int) - images)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3  # pixels at the edge of rounding
+
+
+@pytest.mark.parametrize("instruction", [False, True])
+@torch.no_grad()
+def test_prompts_are_encoded_as_the_stock_pipeline_does(sana, instruction):
+    sana = sana.with_config(sana.config.model_copy(update={"instruction": instruction}))
+    parameters = inspect.signature(type(sana.pipeline).__call__).parameters
+    text = parameters["complex_human_instruction"].default if instruction else None
+    tokens, mask, *_ = sana.pipeline.encode_prompt(
+        PROMPTS, do_classifier_free_guidance=False, max_sequence_length=64, complex_human_instruction=text
+    )
+    cond = sana.encode_prompts(PROMPTS)
+    for i in range(len(PROMPTS)):
+        assert cond.mask[i].sum() == mask[i].sum()
+        torch.testing.assert_close(cond.tokens[i][cond.mask[i]], tokens[i][mask[i].bool()], atol=1e-5, rtol=1e-5)
+
+
+def test_a_long_prompt_is_cut_where_the_stock_pipeline_cuts(sana):
+    assert sana.encode_prompts(["a red cube and " * 40]).mask.sum() == sana.config.max_tokens
+
+
+@torch.no_grad()
+def test_the_saved_folder_is_an_ordinary_pipeline(sana, noise, tmp_path):
+    from diffusers import SanaPipeline
+
+    sana.save(tmp_path)
+    again = SanaPipeline.from_pretrained(tmp_path)
+    assert torch.equal(stock(again, noise, (1.0, 0.0)), stock(sana.pipeline, noise, (1.0, 0.0)))
+
+
+def test_a_pickle_is_refused(sana, tmp_path):
+    sana.save(tmp_path)
+    (tmp_path / "transformer" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04")
+    with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model.bin' is a pickle"):
+        folders.load(str(tmp_path), "SanaPipeline")
+
+
+def test_a_truncated_file_is_named(sana, tmp_path):
+    sana.save(tmp_path)
+    file = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="could not be read"):
+        folders.load(str(tmp_path), "SanaPipeline")
+
+
+def test_a_folder_of_something_else(tmp_path):
+    with pytest.raises(SetupError, match="no model_index"):
+        folders.load(str(tmp_path), "SanaPipeline")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(SetupError, match="is a FluxPipeline"):
+        folders.load(str(tmp_path), "SanaPipeline")
+    with pytest.raises(SetupError, match="does not exist"):
+        folders.locate(SanaConfig(path="./nowhere").path)

@@ -1,0 +1,103 @@
+"""`apex eval` as a user and a script meet it, on a tiny fresh SANA that cannot draw yet and on an oracle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from apex_cli import app, build
+from apex_cli.backbones.sana import Sana, SanaConfig
+from apex_cli.commands import _ui
+from apex_cli.generation import SampleConfig
+from apex_cli.worlds.shapes.pipeline import TinySanaConfig
+
+FEW = ["--prompts", "6", "--images", "2"]
+
+
+@pytest.fixture(scope="module")
+def sana() -> Sana:
+    tiny = TinySanaConfig(width=32, layers=1, heads=2, text_width=32, text_layers=1, vae_channels=(8, 8, 8, 16))
+    return Sana(SanaConfig(tiny=tiny, max_tokens=64))
+
+
+@pytest.fixture(autouse=True)
+def models(tmp_path, monkeypatch, oracle, sana):
+    """`fresh` and `perfect` as runs; the shipped student is `perfect`."""
+    _ui.stdout.cache_clear()
+    _ui.stderr.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    backbones = {"fresh": sana, "perfect": oracle().backbone}
+
+    def load_model(path: str) -> build.Model:
+        name = path.removeprefix("assets:")
+        backbone = backbones[name if name in backbones else "perfect"]
+        return build.Model(backbone, SampleConfig(), {"format": 1, "name": name}, Path(f"runs/{name}/step-000010"))
+
+    monkeypatch.setattr(build, "load_model", load_model)
+
+
+def test_table_and_paths(capsys):
+    assert app.main(["eval", *FEW]) == 0
+    out, err = capsys.readouterr()
+    for row in ("single_object", "overall", "kernel distance", "seed diversity", "seconds per image", "NFE, counted"):
+        assert row in out
+    *_, report, page = out.splitlines()
+    assert report == "runs/shapes_student/evals/shapes_student-step-000010-iid-nfe1-seed0-6prompts/report.json"
+    assert Path(page).is_file()
+    assert "shapes_student" in err
+
+
+def test_a_fresh_model_scores_nothing(capsys):
+    assert app.main(["eval", "--ckpt", "fresh", *FEW, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["evaluations"][0]["overall"]["score"] <= 0.2
+    assert document["evaluations"][0]["nfe_counted"] == 1
+
+
+def test_several_nfe_and_another_model(capsys):
+    argv = ["eval", "--ckpt", "perfect", "--nfe", "1", "--nfe", "2", "--compare", "fresh", "--out", "e", *FEW, "--json"]
+    assert app.main(argv) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [e["nfe_counted"] for e in document["evaluations"]] == [1, 2, 1]
+    assert document["evaluations"][0]["overall"]["score"] == 1
+    assert len(document["comparisons"]) == 2
+    assert document["comparisons"][0]["overall"]["difference"] > 0.5
+    assert all(Path(item["gallery"]).is_file() for item in document["evaluations"] + document["comparisons"])
+
+
+def test_compare_with_a_folder(capsys):
+    assert app.main(["eval", "--ckpt", "fresh", "--out", "e", *FEW]) == 0
+    folder = next(Path("e").iterdir())
+    assert app.main(["eval", "--ckpt", "perfect", "--compare", str(folder), *FEW]) == 0
+    assert "won" in capsys.readouterr().out
+    assert app.main(["eval", "--ckpt", "perfect", "--compare", str(folder), *FEW, "--seed", "1"]) == 2
+    assert "seed (1 and 0)" in capsys.readouterr().err
+
+
+def test_gate(capsys):
+    assert app.main(["eval", *FEW, "--min-overall", "0.9"]) == 0
+    assert app.main(["eval", "--ckpt", "fresh", *FEW, "--min-overall", "0.9"]) == 9
+    assert "below 0.9" in capsys.readouterr().err
+    assert app.main(["eval", "--ckpt", "fresh", *FEW, "--min-overall", "0.9", "--json"]) == 9
+    assert json.loads(capsys.readouterr().out)["below"] == ["fresh-step-000010 1 NFE"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["--split", "idd"], "--split"),
+        (["--nfe", "0"], "--nfe"),
+        (["--nfe", "1", "--guidance", "4"], "nfe must be even"),
+        (["--sampler", "ddim"], "--sampler"),
+        (["--suite", "shape"], "shapes"),
+        (["--images", "0"], "--images"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_told(wrong, told, capsys):
+    assert app.main(["eval", *FEW, *wrong]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert told in err
