@@ -39,7 +39,10 @@ def start(name: str, config: Any) -> tuple[Any, SampleConfig | None]:
     model = load_model(path)
     if type(model.backbone) is not kind:
         raise CheckpointError(f"'{path}' is not a {name} model.", "Choose the backbone that the run was made with.")
-    return model.backbone.with_config(config), model.sample
+    fuse(model)
+    # An autoencoder run carries a flow model nobody has trained yet: no teacher.
+    taught = model.contract["objective"] != "reconstruction"
+    return model.backbone.with_config(config), model.sample if taught else None
 
 
 def is_checkpoint(path: str) -> bool:
@@ -121,6 +124,43 @@ def load_model(path: str | Path) -> Model:
     return Model(model, sample, contract, folder)
 
 
+def skeleton(name: str, config: Any) -> Any:
+    """What `start` gives, on the meta device: shapes from configuration files, no weight is read.
+
+    The adapters of a LoRA run along the way count as fused.
+    """
+    import torch
+
+    from apex_cli.backbones import folders
+    from apex_cli.training import checkpoint
+
+    path = getattr(config, "path", None)
+    kind = resolve("backbone", name)
+    if not path or not is_checkpoint(path):
+        with torch.device("meta"):
+            return kind(config)
+    place = Path(folders.locate(path))
+    folder = place if (place / "contract.json").is_file() else max(checkpoint.steps(place), default=place)
+    if not (folder / "contract.json").is_file():
+        raise CheckpointError(f"'{path}' holds no finished checkpoint.", "Train it first: apex train RECIPE.")
+    contract = checkpoint.read_contract(folder)
+    row = contract["backbone"]
+    if row["name"] != name:
+        raise CheckpointError(f"'{path}' is not a {name} model.", "Choose the backbone that the run was made with.")
+    if contract["tuning"] == "exported":
+        with torch.device("meta"):
+            return kind(config.model_copy(update={"path": str(folder)}))
+    return skeleton(name, kind.Config(**row["config"])).with_config(config)
+
+
+def plan(recipe: Recipe, ranks: int = 1, mfu: float = 0.35) -> Any:
+    """What `apex train --plan` tells: a `training.plan.Plan`."""
+    from apex_cli.training.plan import make
+
+    model = skeleton(recipe.backbone.name, recipe.backbone.config)
+    return make(model, objective(recipe.objective, model), data(recipe.data), recipe.train, ranks, mfu)
+
+
 def read_prompt(model: Model, text: str) -> tuple[str, list[str]]:
     """`text` in the words the model was trained on, and the words it does not know (embedded worlds only)."""
     if model.contract["data"] != "shapes":
@@ -138,17 +178,21 @@ def load_teacher(model: Model) -> Model:
     return load_model(path)
 
 
+def fuse(model: Model) -> None:
+    """Add LoRA adapters to the weights they adapt, so that the model is like any other."""
+    if model.contract["tuning"] == "lora":
+        model.backbone.pipeline.fuse_lora()
+        model.backbone.pipeline.unload_lora_weights()
+
+
 def export(model: Model, folder: Path, dtype: str) -> None:
     """Write a self-contained pipeline folder (LoRA fused) that stock diffusers loads, with its sampler contract."""
     import torch
 
     from apex_cli.training import checkpoint
 
-    pipeline = model.backbone.pipeline
-    if model.contract["tuning"] == "lora":
-        pipeline.fuse_lora()
-        pipeline.unload_lora_weights()
-    pipeline.to(getattr(torch, dtype))
+    fuse(model)
+    model.backbone.pipeline.to(getattr(torch, dtype))
     contract = model.contract | {"tuning": "exported"}
     contract["backbone"] = {**contract["backbone"], "config": {**contract["backbone"]["config"], "path": None}}
 

@@ -1,4 +1,4 @@
-"""Names a recipe may use, and where each lives. A new objective, backbone, sampler or reader is one new file and one line here."""
+"""Names a recipe may use, and where each lives: something new is one new file and one line here."""
 
 from __future__ import annotations
 

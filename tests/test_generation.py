@@ -43,7 +43,9 @@ def sana():
     return Sana(SanaConfig(tiny=TINY, max_tokens=64))
 
 
-@pytest.mark.parametrize("config", [SampleConfig(), SampleConfig(nfe=2), SampleConfig(sampler="euler", nfe=4, guidance=2)])
+@pytest.mark.parametrize(
+    "config", [SampleConfig(), SampleConfig(nfe=2), SampleConfig(sampler="euler", nfe=4, guidance=2)]
+)
 def test_same_image_at_any_batch_size(sana, config):
     prompts = ("a red cube", "a photo of three hearts", "a blue star left of a green ring", "")
     requests = [Request(prompt, seed, index) for index, (prompt, seed) in enumerate(product(prompts, range(4)))]
@@ -106,7 +108,9 @@ def test_time_shift_keeps_the_ends():
     assert grid[2] == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize(("config", "nfe"), [(SampleConfig(), 0), (SampleConfig(sampler="euler", nfe=2, guidance=2), 3)])
+@pytest.mark.parametrize(
+    ("config", "nfe"), [(SampleConfig(), 0), (SampleConfig(sampler="euler", nfe=2, guidance=2), 3)]
+)
 def test_nfe_that_cannot_be(config, nfe):
     with pytest.raises(UsageError, match=f"{nfe}"):
         config.with_nfe(nfe)

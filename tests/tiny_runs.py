@@ -57,8 +57,11 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
-    """Encoded latents are shared by the tests of a session, apart from those of the user."""
+    """Encoded latents are shared by the tests of a session, apart from those of the user. No page: it has own tests."""
+    from apex_cli.training import page
+
     monkeypatch.setenv("APEX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setattr(page, "write_page", lambda folder: None)
 
 
 @pytest.fixture(scope="session")

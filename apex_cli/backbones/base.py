@@ -42,7 +42,7 @@ class Backbone(Protocol):
         ...
 
     def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
-        """F(x_t, t, c): x_t [B, C, h, w], t [B] in [0, 1] -> [B, C, h, w]. `r` (second time) where the class has one."""
+        """F(x_t, t, c): x_t [B, C, h, w], t [B] in [0, 1] -> [B, C, h, w]; `r`: a second time where there is one."""
         ...
 
     def save(self, folder: Path) -> None:

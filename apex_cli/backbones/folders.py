@@ -55,16 +55,24 @@ def silence() -> None:
 
 
 def load(path: str, pipeline_class: str):
-    """The pipeline object of a folder or hub id."""
+    """The pipeline object of a folder or hub id; under `torch.device("meta")` without its weights."""
     import diffusers
     import torch
+    from safetensors import SafetensorError
+
+    from apex_cli.backbones import skeletons
 
     folder = locate(path)
     check(folder, pipeline_class)
+    if torch.get_default_device().type == "meta":
+        return skeletons.build(folder, pipeline_class)
     try:
         return getattr(diffusers, pipeline_class).from_pretrained(
             folder, use_safetensors=True, torch_dtype=torch.float32
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = f"'{path}' could not be read: {str(error).splitlines()[0]}"
+        if Path(folder).is_dir():
+            raise CheckpointError(reason, "The folder is incomplete or damaged: copy it again.") from error
         remedy = "Check the folder, or the network and HF_HOME for a hub id (HF_HUB_OFFLINE=1 forbids downloads)."
-        raise SetupError(f"'{path}' could not be loaded: {str(error).splitlines()[0]}", remedy) from error
+        raise SetupError(reason, remedy) from error

@@ -96,7 +96,7 @@ class MlpNetwork(nn.Module):
         return network
 
 
-class Mlp(nn.Module):
+class Mlp:
     """`Backbone` of the 2-D world; there is no autoencoder, so images are latents."""
 
     Config = MlpConfig
@@ -105,7 +105,6 @@ class Mlp(nn.Module):
     cond_dim = CONDITIONS
 
     def __init__(self, config: MlpConfig):
-        super().__init__()
         self.config = config
         if config.path:
             self.network = MlpNetwork.from_pretrained(Path(config.path) / "transformer")
@@ -113,7 +112,7 @@ class Mlp(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
                 self.network = MlpNetwork(config.width, config.depth, self.cond_dim)
-        self.requires_grad_(False).eval()
+        self.network.requires_grad_(False).eval()
 
     def with_config(self, config: MlpConfig) -> Self:
         """The same weights under another configuration, which changes nothing here but the record."""

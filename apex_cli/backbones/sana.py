@@ -1,4 +1,4 @@
-"""SANA: diffusers' `SanaTransformer2DModel`, `AutoencoderDC`, Gemma-2 and their tokenizer behind the `Backbone` protocol.
+"""SANA: diffusers' transformer, AutoencoderDC, Gemma-2 and tokenizer behind the `Backbone` protocol.
 
 What differs from the common convention: the time argument is `1000 t * config.timestep_scale`, latents are the
 deterministic encoder output times `vae.config.scaling_factor`, text is right-padded with a mask, and the stock pipeline

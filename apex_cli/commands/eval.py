@@ -144,12 +144,15 @@ def _follow(events: Iterator[Any], name: str) -> Report:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    event = None
-    with Progress(*columns, console=stderr(), transient=True, disable=not stderr().is_terminal) as bar:
+    live, event = stderr().is_terminal, None
+    with Progress(*columns, console=stderr(), transient=True, disable=not live) as bar:
         task = bar.add_task(name, total=None)
         for event in events:
-            if hasattr(event, "phase"):
-                bar.update(task, description=f"{name} · {event.phase}", completed=event.done, total=event.total)
+            if not hasattr(event, "phase"):
+                continue
+            bar.update(task, description=f"{name} · {event.phase}", completed=event.done, total=event.total)
+            if not live and event.phase == "judge" and event.done * 4 % event.total < 4:
+                say(f"{name}: {event.done}/{event.total} images")
     return event  # type: ignore[return-value]
 
 

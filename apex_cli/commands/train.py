@@ -15,6 +15,13 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (`apex recipes ls`).")],
     overrides: Overrides = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/NAME]")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only tell what the run needs: FLOPs, memory, disk, time. Loads no weights.")
+    ] = False,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes to plan for; with --plan.")] = 1,
+    mfu: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Share of the machine's matmul rate a step reaches; with --plan.")
+    ] = 0.35,
     as_json: Json = False,
 ) -> None:
     """Train a model by a recipe. The same command again continues where the last checkpoint stands."""
@@ -23,6 +30,11 @@ def train(
     from apex_cli.training import runs
 
     read = recipes.load(recipe, overrides)
+    if plan:
+        from apex_cli.commands._plan import show_plan
+
+        show_plan(read, ranks, mfu, as_json)
+        return
     folder = out or Path("runs") / read.name
     with runs.opened(folder, read.to_toml()):
         from apex_cli import build

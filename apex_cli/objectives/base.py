@@ -21,7 +21,7 @@ Real = Literal["self", "base", "ema"]
 
 @dataclass(frozen=True)
 class Batch:
-    """`x` [B, C, H, W]: clean latents (pixels in [-1, 1] for `inputs = "pixels"`); `uncond`: the empty prompt, B rows."""
+    """`x` [B, C, H, W]: clean latents, or pixels in [-1, 1] for `inputs = "pixels"`; `uncond`: B empty prompts."""
 
     x: Tensor
     cond: Cond

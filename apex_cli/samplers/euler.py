@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Generator, Tensor
 
@@ -13,6 +14,6 @@ from apex_cli.objectives.base import Velocity
 def sample(velocity: Velocity, noise: Tensor, sigmas: Sequence[float], cond: Cond, gens: list[Generator]) -> Tensor:
     """Noise [B, C, h, w] -> latents along `sigmas` (1 ... 0): one evaluation a step, deterministic."""
     x_t = noise
-    for now, then in zip(sigmas, sigmas[1:], strict=False):
+    for now, then in pairwise(sigmas):
         x_t = x_t + (then - now) * velocity(x_t, x_t.new_full((len(x_t),), now), cond)
     return x_t

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Generator, Tensor
 
@@ -13,7 +14,7 @@ from apex_cli.objectives.base import Velocity
 def sample(velocity: Velocity, noise: Tensor, sigmas: Sequence[float], cond: Cond, gens: list[Generator]) -> Tensor:
     """Noise [B, C, h, w] -> latents; the last step, to sigma 0, is Euler's."""
     x_t = noise
-    for now, then in zip(sigmas, sigmas[1:], strict=False):
+    for now, then in pairwise(sigmas):
         slope = velocity(x_t, x_t.new_full((len(x_t),), now), cond)
         guess = x_t + (then - now) * slope
         if then > 0:

@@ -8,6 +8,7 @@ The same as diffusers' FlowMatchEulerDiscreteScheduler with `stochastic_sampling
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
@@ -20,7 +21,7 @@ from apex_cli.objectives.base import Velocity
 def sample(velocity: Velocity, noise: Tensor, sigmas: Sequence[float], cond: Cond, gens: list[Generator]) -> Tensor:
     """Noise [B, C, h, w] -> latents; image i draws its fresh noise from `gens[i]` alone."""
     x_t = noise
-    for now, then in zip(sigmas, sigmas[1:], strict=False):
+    for now, then in pairwise(sigmas):
         t = x_t.new_full((len(x_t),), now)
         x = endpoint(velocity(x_t, t, cond), x_t, t)
         if then == 0:

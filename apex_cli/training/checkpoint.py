@@ -45,7 +45,7 @@ def write(folder: Path, fill: Callable[[Path], None]) -> None:
     for path in [*files, staging / MANIFEST, *(p for p in staging.rglob("*") if p.is_dir()), staging]:
         _flush(path)
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(staging, folder)
+    staging.rename(folder)
     _flush(folder.parent)
 
 

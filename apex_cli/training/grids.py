@@ -1,4 +1,4 @@
-"""Fixed-seed sample grids of a run: a row for each prompt, a column for each seed, the teacher's on the same seeds beside."""
+"""Fixed-seed sample grids of a run: a row for each prompt, a column for each seed; the teacher's on the same seeds."""
 
 from __future__ import annotations
 

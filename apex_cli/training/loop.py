@@ -1,7 +1,7 @@
 """The training loop: one optimizer step after another, on any number of ranks, resumable to the bit.
 
-Everything random is a function of (seed, step): the rows, the noise, the times. The state of a run is therefore
-its weights, its averages, its optimizer and one integer; running the same command again continues from the newest checkpoint.
+Everything random is a function of (seed, step): the rows, the noise, the times. The state of a run is therefore its
+weights, its averages, its optimizer and one integer; the same command again continues from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -288,7 +288,8 @@ class Trainer:
         """Write checkpoint `step` and delete those beyond `keep`; weights that are not finite are not saved."""
         if not all(bool(value.isfinite().all()) for value in self.params.values()):
             raise NumericalError(
-                f"A weight is not finite after step {self.step}; nothing was saved.", "Lower train.lr, with a new --out."
+                f"A weight is not finite after step {self.step}; nothing was saved.",
+                "Lower train.lr, with a new --out.",
             )
         if self.accelerator.is_main_process:
             checkpoint.write(checkpoint.step_folder(self.job.folder, self.step), self._fill)

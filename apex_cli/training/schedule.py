@@ -13,7 +13,7 @@ def _epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def rows_of_step(size: int, batch: int, seed: int, step: int) -> np.ndarray:
-    """The `batch` dataset rows of optimizer step `step` (0-based): each epoch a fresh order, no row lost between epochs."""
+    """The `batch` rows of optimizer step `step` (0-based): each epoch has its own order, none is lost between."""
     positions = np.arange(step * batch, (step + 1) * batch)
     return np.array([_epoch_order(size, seed, int(p) // size)[int(p) % size] for p in positions])
 

@@ -1,4 +1,4 @@
-"""Facts that explain a run: gradient norm of every term, loss by time bin with t = 1 apart, distance of v(c) and v(c_fake)."""
+"""Facts that explain a run: gradient norm of every term, loss by time bin with t = 1 apart, branch distance."""
 
 from __future__ import annotations
 

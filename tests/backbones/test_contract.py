@@ -72,6 +72,13 @@ def test_saved_and_loaded_again(case, tmp_path):
     assert torch.equal(found, expected)
 
 
+def test_a_shallow_copy_takes_another_network(case):
+    """So the loop makes the frozen v_real beside the student."""
+    frozen, network = copy.copy(case.model), case.model.network
+    frozen.network = copy.deepcopy(network)
+    assert case.model.network is network
+
+
 def test_every_lora_target_is_a_linear_layer(case):
     linear = [name for name, m in case.model.network.named_modules() if isinstance(m, torch.nn.Linear)]
     for target in case.model.lora_targets:

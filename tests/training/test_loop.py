@@ -96,6 +96,15 @@ def test_what_is_trained_moves_and_nothing_else(once):
     assert not list(once("whole", **ACCUMULATED).glob("step-*/model/text_encoder"))
 
 
+def test_a_run_may_begin_where_lora_ended(once, tmp_path):
+    """The adapters are fused: the next run starts from one ordinary model, with adapters of its own or without."""
+    first = once("lora", train=LORA)
+    for name, tuning in {"adapted": LORA, "full": {}}.items():
+        run = train(tmp_path / name, backbone={"path": str(first)}, train=tuning | {"steps": 1})
+        assert losses(run)[0, 0] < 10
+        assert apex("ckpt", "export", run, tmp_path / f"{name}-exported") == 0
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [

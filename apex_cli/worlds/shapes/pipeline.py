@@ -1,4 +1,4 @@
-"""An ordinary `SanaPipeline` folder of tiny size for the shapes world, built from configuration alone (nothing is downloaded).
+"""An ordinary `SanaPipeline` of tiny size for the shapes world, built from configuration alone (nothing is downloaded).
 
 Real diffusers and transformers classes throughout: GemmaTokenizer with a word-level vocabulary, Gemma-2, AutoencoderDC,
 SanaTransformer2DModel, FlowMatchEulerDiscreteScheduler. The weights are fresh; `apex train` trains them.
@@ -33,7 +33,7 @@ class TinySanaConfig(Section):
 
 
 def build_tokenizer():
-    """A GemmaTokenizer whose BPE merges spell every word of the world as one token; other text falls to letters and bytes."""
+    """A GemmaTokenizer whose merges spell every word of the world as one token; other text is letters and bytes."""
     from transformers import GemmaTokenizer
 
     vocab: dict[str, int] = {}

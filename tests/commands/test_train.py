@@ -1,0 +1,119 @@
+"""`apex train` with bad input: one clear sentence, the remedy, the documented exit code, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from filelock import FileLock
+from tiny_runs import apex, train, write_recipe
+
+
+def told(capsys) -> str:
+    """What stands on stderr, which must be a message and its remedy and nothing else."""
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert "bug of apex" not in err
+    assert err.count("\n-> ") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"train": {"stpes": 3}}, ["train.stpes: unknown key", "Did you mean 'steps'?"]),
+        ({"train": {"steps": "many"}}, ["train.steps: needs a whole number", '"many"']),
+        ({"train": {"lr": -1.0}}, ["train.lr", "greater than 0"]),
+        ({"objective": {"name": "apx"}}, ["there is no objective called", "Did you mean 'apex'?"]),
+        ({"backbone": {"name": "flx"}}, ["there is no backbone called"]),
+        ({"sample": {"nfe": 0}}, ["sample.nfe", "greater than or equal to 1"]),
+        ({"sample": {"nfe": 3, "guidance": 2.0}}, ["set nfe = 2"]),
+        ({"extra": {"a": 1}}, ["extra: unknown section"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_mistakes_in_a_recipe(tmp_path, capsys, sections, words):
+    recipe = write_recipe(tmp_path / "run.toml", **sections)
+    assert apex("train", recipe, "--out", tmp_path / "run") == 2
+    err = told(capsys)
+    for word in words:
+        assert word in err
+    assert f"{recipe}:" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["nowhere.toml"], 2, "There is no recipe file 'nowhere.toml'."),
+        (["shapes_teachr"], 2, "Did you mean 'shapes_teacher'?"),
+        (["run.toml", "--set", "train.lr"], 2, "write section.key=value"),
+        (["run.toml", "--set", "sample.nfe=0"], 2, "sample.nfe"),
+        (["run.toml", "--set", "backbone.path=nowhere"], 4, "The model folder 'nowhere' does not exist."),
+        (["run.toml", "--out", "file"], 7, "a file is in the way"),
+        (["run.toml", "--out", "file/run"], 7, "a file is in the way"),
+    ],
+)
+def test_mistakes_on_the_command_line(tmp_path, capsys, monkeypatch, argv, code, words):
+    monkeypatch.chdir(tmp_path)
+    write_recipe(tmp_path / "run.toml")
+    (tmp_path / "file").write_text("mine")
+    assert apex("train", *argv) == code
+    assert words in told(capsys)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_errors_as_json(tmp_path, capsys):
+    assert apex("train", tmp_path / "nowhere.toml", "--json") == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["exit_code"] == 2
+    assert err == ""
+
+
+def test_a_folder_in_use(tmp_path, capsys):
+    recipe = write_recipe(tmp_path / "run.toml")
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"):
+        assert apex("train", recipe, "--out", tmp_path / "run") == 7
+    assert "Another process is training in" in told(capsys)
+
+
+def test_a_folder_of_another_recipe(once, capsys):
+    run = once("plain")
+    capsys.readouterr()
+    assert apex("train", run.with_suffix(".toml"), "--out", run, "--set", "train.lr=1e-4") == 2
+    assert "holds a run of another recipe" in told(capsys)
+
+
+def test_a_damaged_checkpoint_is_not_passed_over(tmp_path, capsys):
+    run = train(tmp_path / "run")
+    file = run / "step-000004" / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    capsys.readouterr()
+    assert apex("train", tmp_path / "run.toml", "--out", run) == 8
+    assert "model/transformer/diffusion_pytorch_model.safetensors" in told(capsys)
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "weights.pt"])
+def test_a_model_folder_with_a_pickle(once, tmp_path, capsys, name):
+    pipeline = tmp_path / "pipeline"
+    assert apex("ckpt", "export", once("plain"), pipeline) == 0
+    for file in ("contract.json", "manifest.json"):
+        (pipeline / file).unlink()  # as any folder of stock diffusers
+    (pipeline / "transformer" / name).write_bytes(b"\x80\x04")
+    recipe = write_recipe(tmp_path / "run.toml", backbone={"path": str(pipeline)})
+    capsys.readouterr()
+    assert apex("train", recipe, "--out", tmp_path / "run") == 8
+    assert f"{name}' is a pickle and will not be opened" in told(capsys)
+
+
+def test_results_and_progress(tmp_path, capsys):
+    recipe = write_recipe(tmp_path / "run.toml", train={"steps": 2})
+    assert apex("train", recipe, "--out", tmp_path / "run", "--json") == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["run"] == str(tmp_path / "run")
+    assert result["step"] == 2
+    assert "step 1/2 · loss" in err
+    assert "step 2/2 · loss" in err
+    assert "shards" not in err  # no bars of the libraries
