@@ -192,7 +192,8 @@ def export(model: Model, folder: Path, dtype: str) -> None:
     from apex_cli.training import checkpoint
 
     fuse(model)
-    model.backbone.pipeline.to(getattr(torch, dtype))
+    if dtype != "float32":  # what it is already; diffusers warns about any cast
+        model.backbone.pipeline.to(getattr(torch, dtype))
     contract = model.contract | {"tuning": "exported"}
     contract["backbone"] = {**contract["backbone"], "config": {**contract["backbone"]["config"], "path": None}}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -155,6 +156,20 @@ def to_pixels(images: Tensor) -> np.ndarray:
     """[B, 3, H, W] in [-1, 1] -> uint8 [B, H, W, 3], rounded as the stock pipelines round."""
     scaled = (images.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
     return (scaled * 255).round().astype("uint8")
+
+
+def diversity(images: np.ndarray, per_prompt: int) -> float | None:
+    """Mean RMS distance, of pixels in 0..1, between the images of one prompt: 0 means that seeds are ignored.
+
+    `images` uint8 [N, H, W, 3], `per_prompt` neighbours share a prompt; None where there is nothing to compare.
+    """
+    import numpy as np
+
+    if per_prompt == 1:
+        return None
+    rows = images.reshape(-1, per_prompt, *images.shape[1:]).astype(np.float32) / 255
+    pairs = [np.sqrt(((rows[:, a] - rows[:, b]) ** 2).mean((1, 2, 3))) for a, b in combinations(range(per_prompt), 2)]
+    return float(np.mean(pairs))
 
 
 def grid_picture(rows: Sequence[Sequence[np.ndarray]], zoom: int = 1, gap: int = 2):

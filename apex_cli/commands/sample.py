@@ -84,8 +84,8 @@ def _make(model: Model, config: SampleConfig, requests: list[Request], batch: in
     from apex_cli.generation import generate
 
     made = generate(model.backbone, config, requests, batch)
-    label = f"{config.nfe} NFE"
-    return list(track(made, label, total=len(requests), console=stderr(), transient=True, disable=len(requests) == 1))
+    hidden = len(requests) == 1 or not stderr().is_terminal
+    return list(track(made, f"{config.nfe} NFE", len(requests), console=stderr(), transient=True, disable=hidden))
 
 
 def _save(image: Sample, model: Model, out: Path, number: int) -> Path:

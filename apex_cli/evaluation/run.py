@@ -17,7 +17,6 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from itertools import combinations
 from pathlib import Path
 from statistics import fmean, median
 
@@ -42,7 +41,7 @@ from apex_cli.evaluation.records import (
 )
 from apex_cli.evaluation.settings import EvalConfig
 from apex_cli.evaluation.statistics import interval, overall
-from apex_cli.generation import Request, SampleConfig, generate
+from apex_cli.generation import Request, SampleConfig, diversity, generate
 from apex_cli.records import Progress
 
 IDENTITY = "evaluation.json"
@@ -199,15 +198,6 @@ def score(records: Sequence[ImageRecord]) -> Score:
         prompts=sum(map(len, strict.values())),
         images=len(records),
     )
-
-
-def diversity(images: np.ndarray, per_prompt: int) -> float | None:
-    """Mean RMS distance, of pixels in 0..1, between the images of one prompt: 0 means that seeds are ignored."""
-    if per_prompt == 1:
-        return None
-    rows = images.reshape(-1, per_prompt, *images.shape[1:]).astype(np.float32) / 255
-    pairs = [np.sqrt(((rows[:, a] - rows[:, b]) ** 2).mean((1, 2, 3))) for a, b in combinations(range(per_prompt), 2)]
-    return float(np.mean(pairs))
 
 
 def hardware() -> dict[str, str | int]:

@@ -1,7 +1,7 @@
 """What one training step costs, counted by running the real objective on tensors that have shapes but no memory.
 
-The backbone is built on the meta device and moved to `FakeTensorMode`: meta tensors that answer like tensors of the CPU,
-so that autocast, fused attention and random generators take the same way as in training. FLOPs are those of
+The backbone is built on the meta device and moved to `FakeTensorMode`: meta tensors that answer like tensors of the
+CPU, so that autocast, fused attention and random generators take the same way as in training. FLOPs are those of
 matrix products, convolutions and attention (a multiply-add counts two), by torch's own counter.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
 from apex_cli.flow.condition import Cond
 from apex_cli.objectives.base import Batch, Draws, Nets, Objective
@@ -32,10 +32,18 @@ def _conv_backward(grad, x, weight, bias, stride, pad, dilation, transposed, out
     return conv_flop_count(x, weight, grad, transposed) * (mask[0] + mask[1])
 
 
+def _attention(query, key, value, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(grad, query, key, value, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
 FORMULAS = {
     aten.convolution_backward: _conv_backward,
-    aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
 """What torch's counter lacks or gets wrong."""
 

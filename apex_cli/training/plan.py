@@ -1,7 +1,8 @@
 """What a run will need before it starts: parameters, FLOPs, memory, disk and time, without loading a weight.
 
-Parameters, FLOPs and evaluations are counted exactly (see cost.py); memory, disk and time are estimates that follow the
-loop: AdamW holds two values for each trained one, the average a third, and `v_real` a copy unless LoRA can be switched off.
+Parameters, FLOPs and evaluations are counted exactly (see cost.py); memory, disk and time are estimates that follow
+the loop: AdamW holds two values for each trained one, the average a third, and `v_real` takes a copy of the network
+unless adapters can be switched off.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def _latent_bytes(bench: Bench, data: Any) -> int:
 
 
 def _distinct_prompts(data: Any, config: TrainConfig) -> int:
-    """Distinct prompts among the rows that the run visits, from a sample of them (Chao's estimator of unseen species)."""
+    """Distinct prompts among the rows that the run visits, from a sample (Chao's estimator of unseen species)."""
     visited = min(len(data), config.steps * config.batch)
     seen = min(visited, SAMPLED_PROMPTS)
     rows = rows_of_step(len(data), seen, config.seed, 0).tolist()
@@ -187,7 +188,7 @@ def _disk(bench: Bench, objective: Objective, data: Any) -> dict[str, int]:
 
 
 def _sample_bytes(bench: Bench, config: TrainConfig) -> int:
-    """Grids before any compression: one at the start, one of the teacher, one every `sample_every` steps and the last."""
+    """Grids before any compression: at the start, of the teacher, every `sample_every` steps and at the end."""
     side = ZOOM * getattr(bench.backbone.config, "resolution", 0)
     grids = 2 + -(-config.steps // config.sample_every)
     return grids * len(config.sample_prompts) * config.sample_seeds * 3 * side**2

@@ -23,16 +23,15 @@ def sana() -> Sana:
 
 
 @pytest.fixture(autouse=True)
-def models(tmp_path, monkeypatch, oracle, sana):
-    """`fresh` and `perfect` as runs; the shipped student is `perfect`."""
+def models(tmp_path, monkeypatch, oracle, request):
+    """The runs `wrong` (an oracle for other prompts) and `fresh` (a new SANA); all others are perfect."""
     _ui.stdout.cache_clear()
     _ui.stderr.cache_clear()
     monkeypatch.chdir(tmp_path)
-    backbones = {"fresh": sana, "perfect": oracle().backbone}
 
     def load_model(path: str) -> build.Model:
         name = path.removeprefix("assets:")
-        backbone = backbones[name if name in backbones else "perfect"]
+        backbone = request.getfixturevalue("sana") if name == "fresh" else oracle(shift=name == "wrong").backbone
         return build.Model(backbone, SampleConfig(), {"format": 1, "name": name}, Path(f"runs/{name}/step-000010"))
 
     monkeypatch.setattr(build, "load_model", load_model)
@@ -57,7 +56,7 @@ def test_a_fresh_model_scores_nothing(capsys):
 
 
 def test_several_nfe_and_another_model(capsys):
-    argv = ["eval", "--ckpt", "perfect", "--nfe", "1", "--nfe", "2", "--compare", "fresh", "--out", "e", *FEW, "--json"]
+    argv = ["eval", "--ckpt", "perfect", "--nfe", "1", "--nfe", "2", "--compare", "wrong", "--out", "e", *FEW, "--json"]
     assert app.main(argv) == 0
     document = json.loads(capsys.readouterr().out)
     assert [e["nfe_counted"] for e in document["evaluations"]] == [1, 2, 1]
@@ -68,7 +67,7 @@ def test_several_nfe_and_another_model(capsys):
 
 
 def test_compare_with_a_folder(capsys):
-    assert app.main(["eval", "--ckpt", "fresh", "--out", "e", *FEW]) == 0
+    assert app.main(["eval", "--ckpt", "wrong", "--out", "e", *FEW]) == 0
     folder = next(Path("e").iterdir())
     assert app.main(["eval", "--ckpt", "perfect", "--compare", str(folder), *FEW]) == 0
     assert "won" in capsys.readouterr().out
@@ -78,10 +77,10 @@ def test_compare_with_a_folder(capsys):
 
 def test_gate(capsys):
     assert app.main(["eval", *FEW, "--min-overall", "0.9"]) == 0
-    assert app.main(["eval", "--ckpt", "fresh", *FEW, "--min-overall", "0.9"]) == 9
+    assert app.main(["eval", "--ckpt", "wrong", *FEW, "--min-overall", "0.9"]) == 9
     assert "below 0.9" in capsys.readouterr().err
-    assert app.main(["eval", "--ckpt", "fresh", *FEW, "--min-overall", "0.9", "--json"]) == 9
-    assert json.loads(capsys.readouterr().out)["below"] == ["fresh-step-000010 1 NFE"]
+    assert app.main(["eval", "--ckpt", "wrong", *FEW, "--min-overall", "0.9", "--json"]) == 9
+    assert json.loads(capsys.readouterr().out)["below"] == ["wrong-step-000010 1 NFE"]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +88,7 @@ def test_gate(capsys):
     [
         (["--split", "idd"], "--split"),
         (["--nfe", "0"], "--nfe"),
-        (["--nfe", "1", "--guidance", "4"], "nfe must be even"),
+        (["--nfe", "1", "--guidance", "4"], "set nfe = 2"),
         (["--sampler", "ddim"], "--sampler"),
         (["--suite", "shape"], "shapes"),
         (["--images", "0"], "--images"),

@@ -14,10 +14,10 @@ import pytest
 from apex_cli.errors import StorageError, UsageError
 from apex_cli.evaluation import compare, gallery
 from apex_cli.evaluation.records import Report, read_records, read_report
-from apex_cli.evaluation.run import diversity, evaluate, folder_name
+from apex_cli.evaluation.run import evaluate, folder_name
 from apex_cli.evaluation.settings import EvalConfig
 from apex_cli.evaluation.shapes import ShapesSuite
-from apex_cli.generation import SampleConfig
+from apex_cli.generation import SampleConfig, diversity
 from apex_cli.records import Progress
 
 VARYING = {"seconds_per_image": True, "subject": {"source"}}

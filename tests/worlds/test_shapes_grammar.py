@@ -10,7 +10,7 @@ import pytest
 
 from apex_cli.errors import DataError, UsageError
 from apex_cli.worlds.shapes import grammar
-from apex_cli.worlds.shapes.layout import GAP, place
+from apex_cli.worlds.shapes.layout import CROWDED, GAP, LATTICE, RADIUS, place
 from apex_cli.worlds.shapes.renderer import Scene, Shape, render
 from apex_cli.worlds.shapes.vocabulary import BACKGROUND, COLORS, SHAPES, WORDS, normalise
 
@@ -87,7 +87,8 @@ def test_the_stream_mixes_prefixes_and_counts() -> None:
 def test_shapes_keep_apart_and_inside(split: str) -> None:
     for index in range(200):
         shapes = grammar.example(split, 3, index)[1].shapes
-        assert all(0.12 <= s.radius <= 0.17 and s.radius < min(s.x, s.y, 1 - s.x, 1 - s.y) for s in shapes)
+        assert all((s.x * LATTICE).is_integer() and (s.y * LATTICE).is_integer() for s in shapes)
+        assert all(s.radius in (RADIUS, CROWDED) and s.radius < min(s.x, s.y, 1 - s.x, 1 - s.y) for s in shapes)
         for a, b in combinations(shapes, 2):
             assert np.hypot(a.x - b.x, a.y - b.y) >= a.radius + b.radius + GAP - 1e-9
 
