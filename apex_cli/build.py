@@ -67,12 +67,13 @@ def data(choice: Choice) -> Any:
 
 def job(recipe: Recipe, folder: Path) -> Any:
     """Everything `apex train` runs."""
-    from apex_cli.training.grids import SampleGrid
+    from apex_cli.training.grids import PointGrid, SampleGrid
     from apex_cli.training.loop import Job
     from apex_cli.training.page import write_page
 
     model, teacher = start(recipe.backbone.name, recipe.backbone.config)
     goal = objective(recipe.objective, model)
+    grid = PointGrid if recipe.data.name == "modes" else SampleGrid
     return Job(
         backbone=model,
         objective=goal,
@@ -90,7 +91,7 @@ def job(recipe: Recipe, folder: Path) -> Any:
             "condition_shift": recipe.sections()["objective"].get("condition_shift"),
             "recipe": recipe.fingerprint,
         },
-        on_sample=SampleGrid(recipe.sample, teacher, recipe.train, folder) if goal.needs.inputs == "latents" else None,
+        on_sample=grid(recipe.sample, teacher, recipe.train, folder) if goal.needs.inputs == "latents" else None,
         on_report=partial(write_page, folder),
     )
 

@@ -27,7 +27,9 @@ class ModesData:
     def __len__(self) -> int:
         return len(self._x)
 
-    def batch(self, indices: Sequence[int]) -> tuple[list[str], Tensor]:
-        """Prompts and latents [B, 2, 1, 1] of the examples `indices` (each below `len`)."""
-        index = torch.as_tensor(indices)
-        return [PROMPTS[k] for k in self._condition[index].tolist()], self._x[index]
+    def prompts(self, rows: Sequence[int]) -> list[str]:
+        return [PROMPTS[k] for k in self._condition[torch.as_tensor(rows)].tolist()]
+
+    def latents(self) -> Tensor:
+        """All points, [size, 2, 1, 1]: there is nothing to encode."""
+        return self._x

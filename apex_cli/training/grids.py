@@ -1,4 +1,4 @@
-"""Fixed-seed sample grids of a run: a row for each prompt, a column for each seed; the teacher's on the same seeds."""
+"""What a run draws of itself: fixed-seed grids (a row a prompt, a column a seed), the teacher on the same seeds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from apex_cli.generation import Request, SampleConfig, diversity, generate, grid_picture
 from apex_cli.training.settings import TrainConfig
@@ -38,3 +41,33 @@ class SampleGrid:
         )
         measured = diversity(images, seeds)
         return {} if measured is None else {fact: measured}
+
+
+class PointGrid:
+    """The same for the 2-D world: a scatter plot of the data, the teacher and the model, scored exactly."""
+
+    def __init__(self, sample: SampleConfig, teacher: SampleConfig | None, train: TrainConfig, folder: Path):
+        self.sample, self.teacher, self.train, self.folder = sample, teacher, train, folder / "samples"
+
+    def __call__(self, backbone: Any, step: int) -> dict[str, float]:
+        """`train.sample_seeds` points of every condition."""
+        from apex_cli.worlds import modes
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        condition = torch.arange(modes.CONDITIONS).repeat_interleave(self.train.sample_seeds)
+        stored = self.folder / "teacher.safetensors"
+        if self.teacher is not None and step == 0:
+            save_file({"points": self._draw(backbone, self.teacher, condition)}, stored)
+        points = self._draw(backbone, self.sample, condition)
+        panels = {"data": modes.draw(condition, torch.Generator().manual_seed(0))}
+        if self.teacher is not None and stored.is_file():
+            panels[f"teacher, {self.teacher.nfe} NFE"] = load_file(stored)["points"]
+        panels[f"model, {self.sample.nfe} NFE"] = points
+        modes.scatter(panels, condition, self.folder / f"step-{step:06d}.png")
+        return modes.score(points, condition)
+
+    def _draw(self, backbone: Any, sample: SampleConfig, condition: Tensor) -> Tensor:
+        from apex_cli.worlds.modes import PROMPTS
+
+        requests = [Request(PROMPTS[k], seed) for seed, k in enumerate(condition.tolist())]
+        return torch.stack([made.latent for made in generate(backbone, sample, requests, batch=1024)])

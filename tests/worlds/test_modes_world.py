@@ -38,12 +38,12 @@ def test_data_has_unit_scale():
 
 def test_batches_are_a_function_of_their_indices():
     first, again = (ModesData(ModesData.Config(size=100)) for _ in range(2))
-    prompts, x = first.batch([7, 3, 7])
+    prompts, x = first.prompts([7, 3, 7]), first.latents()
     assert prompts == ["condition 3", "condition 3", "condition 3"]
-    assert torch.equal(x, again.batch([7, 3, 7])[1])
-    assert torch.equal(x[0], first.batch([7])[1][0])
+    assert torch.equal(x, again.latents())
+    assert x.shape == (100, 2, 1, 1)
     assert len(first) == 100
-    assert not torch.equal(x, ModesData(ModesData.Config(size=100, seed=1)).batch([7, 3, 7])[1])
+    assert not torch.equal(x, ModesData(ModesData.Config(size=100, seed=1)).latents())
 
 
 def test_an_unknown_prompt_is_an_error_with_the_known_ones():
