@@ -175,7 +175,7 @@ def load_teacher(model: Model) -> Model:
     """The model that `model` was distilled from."""
     path = model.contract["base"]
     if path is None:
-        raise CheckpointError(f"'{model.source}' was trained from nothing: it has no teacher.", "Leave out --compare.")
+        raise CheckpointError(f"'{model.source}' does not say what it was distilled from.", "Leave out --compare.")
     return load_model(path)
 
 
@@ -197,6 +197,8 @@ def export(model: Model, folder: Path, dtype: str) -> None:
         model.backbone.pipeline.to(getattr(torch, dtype))
     contract = model.contract | {"tuning": "exported"}
     contract["backbone"] = {**contract["backbone"], "config": {**contract["backbone"]["config"], "path": None}}
+    if not str(contract["base"]).startswith("assets:"):
+        contract["base"] = None  # a folder of this machine means nothing elsewhere
 
     def fill(staging: Path) -> None:
         model.backbone.save(staging)

@@ -43,6 +43,7 @@ def test_accumulation_equals_one_big_batch(once, tmp_path, micro):
 
 
 @pytest.mark.dist
+@pytest.mark.timeout(1800)
 def test_two_ranks_equal_one_process(once, tmp_path):
     """By torchrun on gloo; and one process continues what two began."""
     recipe = write_recipe(tmp_path / "whole.toml", **ACCUMULATED)

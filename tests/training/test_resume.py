@@ -113,6 +113,7 @@ def test_half_a_line_of_metrics_is_dropped(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_sigkill_at_random_moments(tmp_path):
     script = [ROOT / "scripts" / "reproduce-kill-resume", "--kills", "2", "--steps", "12", "--out", tmp_path]
     done = subprocess.run([sys.executable, *script], capture_output=True, text=True, check=False, cwd=ROOT)
