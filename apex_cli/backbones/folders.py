@@ -67,9 +67,7 @@ def load(path: str, pipeline_class: str):
     if torch.get_default_device().type == "meta":
         return skeletons.build(folder, pipeline_class)
     try:
-        return getattr(diffusers, pipeline_class).from_pretrained(
-            folder, use_safetensors=True, torch_dtype=torch.float32
-        )
+        return getattr(diffusers, pipeline_class).from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
     except (OSError, SafetensorError) as error:
         reason = f"'{path}' could not be read: {str(error).splitlines()[0]}"
         if Path(folder).is_dir():
