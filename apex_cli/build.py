@@ -195,7 +195,7 @@ def export(model: Model, folder: Path, dtype: str) -> None:
     fuse(model)
     if dtype != "float32":  # what it is already; diffusers warns about any cast
         model.backbone.pipeline.to(getattr(torch, dtype))
-    contract = model.contract | {"tuning": "exported"}
+    contract: dict[str, Any] = model.contract | {"tuning": "exported"}
     contract["backbone"] = {**contract["backbone"], "config": {**contract["backbone"]["config"], "path": None}}
     if not str(contract["base"]).startswith("assets:"):
         contract["base"] = None  # a folder of this machine means nothing elsewhere

@@ -32,12 +32,12 @@ class SampleConfig(Section):
     """How a model is sampled; saved in a checkpoint's contract, so that `apex sample --ckpt` needs no flag."""
 
     sampler: Literal["euler", "heun", "renoise"] = "renoise"
-    nfe: int = Field(1, ge=1)
+    nfe: int = Field(default=1, ge=1)
     """Network evaluations per image. Guidance costs two a step, and so halves the steps."""
-    guidance: float = Field(1.0, ge=0)
+    guidance: float = Field(default=1.0, ge=0)
     """v_uncond + guidance (v_cond - v_uncond); 1 means none and costs nothing."""
-    time_shift: float = Field(1.0, gt=0)
-    sigmas: tuple[float, ...] | None = Field(None, min_length=2)
+    time_shift: float = Field(default=1.0, gt=0)
+    sigmas: tuple[float, ...] | None = Field(default=None, min_length=2)
     """Explicit noise levels from 1 to 0, instead of the even grid of `nfe`."""
 
     @field_validator("sigmas", mode="after")

@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from apex_cli.backbones import folders
 from apex_cli.config import Section
@@ -27,7 +28,7 @@ class SanaConfig(Section):
     """Sizes of a fresh pipeline of the shapes world; read only without `path`."""
     resolution: int = 64
     """Pixels of a side of the square images."""
-    max_tokens: int = Field(300, gt=0)
+    max_tokens: int = Field(default=300, gt=0)
     """Prompt length kept, as `max_sequence_length` of the stock pipeline."""
     instruction: bool = False
     """Put the stock pipeline's complex human instruction before every prompt."""
@@ -45,9 +46,10 @@ class Sana:
         folders.silence()
         pipeline = folders.load(config.path, self.pipeline_class) if config.path else build_pipeline(config.tiny)
         self.pipeline = pipeline
-        self.network: nn.Module = pipeline.transformer
-        self.autoencoder: nn.Module = pipeline.vae
-        self.text_encoder: nn.Module = pipeline.text_encoder
+        # Any: modules of a config and methods that nn.Module does not know of.
+        self.network: Any = pipeline.transformer
+        self.autoencoder: Any = pipeline.vae
+        self.text_encoder: Any = pipeline.text_encoder
         for module in (self.network, self.autoencoder, self.text_encoder):
             module.requires_grad_(False).eval()
         self._measure()

@@ -16,7 +16,7 @@ from apex_cli.worlds.shapes.renderer import render
 
 
 class ShapesConfig(Section):
-    size: int = Field(40_000, ge=1)
+    size: int = Field(default=40_000, ge=1)
     """Scenes in the set."""
     split: str = "train"
     seed: int = 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ class Cond:
         return self.tokens.shape[0]
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Cond:
-        return Cond(*(None if (v := getattr(self, f.name)) is None else function(v) for f in fields(self)))
+        pooled = None if self.pooled is None else function(self.pooled)
+        return Cond(function(self.tokens), function(self.mask), pooled)
 
     def shifted(self, shift: Callable[[Cond], Cond]) -> Cond:
         """c_fake = A c + b (Eq 9)."""
@@ -53,7 +55,7 @@ class Cond:
         """This condition, with the rows where `rows` [B] is True taken from `other`."""
         length = max(self.tokens.shape[1], other.tokens.shape[1])
         a, b = self.padded(length), other.padded(length)
-        pooled = None if a.pooled is None else torch.where(rows[:, None], b.pooled, a.pooled)
+        pooled = None if a.pooled is None else torch.where(rows[:, None], cast(Tensor, b.pooled), a.pooled)
         return Cond(
             torch.where(rows[:, None, None], b.tokens, a.tokens), torch.where(rows[:, None], b.mask, a.mask), pooled
         )
@@ -63,5 +65,5 @@ class Cond:
         """Stack batches of different text lengths, padded to the longest."""
         length = max(c.tokens.shape[1] for c in conds)
         rows = [c.padded(length) for c in conds]
-        pooled = None if rows[0].pooled is None else torch.cat([c.pooled for c in rows])
+        pooled = None if rows[0].pooled is None else torch.cat([cast(Tensor, c.pooled) for c in rows])
         return Cond(torch.cat([c.tokens for c in rows]), torch.cat([c.mask for c in rows]), pooled)

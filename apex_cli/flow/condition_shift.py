@@ -56,6 +56,11 @@ def _vector(name: str, values: Values, dim: int) -> Tensor:
 class Affine(nn.Module):
     """A v + b on the last dimension (`dim`), computed in float32 and returned in the dtype of v."""
 
+    a: Tensor
+    b: Tensor
+    u: Tensor
+    v: Tensor
+
     def __init__(self, config: ConditionShiftConfig, dim: int):
         super().__init__()
         a, b = torch.as_tensor(config.a), torch.as_tensor(config.b)
@@ -97,5 +102,5 @@ class ConditionShift(nn.Module):
     def forward(self, cond: Cond) -> Cond:
         assert (cond.pooled is None) == (self.pooled is None), "pooled_dim must say whether the condition is pooled"
         tokens = torch.where(cond.mask[..., None], self.tokens(cond.tokens), cond.tokens)
-        pooled = None if cond.pooled is None else self.pooled(cond.pooled)
+        pooled = None if cond.pooled is None or self.pooled is None else self.pooled(cond.pooled)
         return Cond(tokens, cond.mask, pooled)

@@ -67,7 +67,7 @@ class Point(_Times):
     """Always the same time; at = 1 is pure noise, where one-step sampling starts."""
 
     kind: Literal["point"] = "point"
-    at: float = Field(1.0, ge=0, le=1)
+    at: float = Field(default=1.0, ge=0, le=1)
 
     def _draw(self, n: int, gen: Generator) -> Tensor:
         return torch.full((n,), self.at, device=gen.device)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field, NonNegativeFloat, model_validator
@@ -44,7 +44,7 @@ class ApexConfig(Section):
     lambda_e: NonNegativeFloat = 1.0
     lambda_g: NonNegativeFloat = 1.0
     supervision: Literal["mix", "sup"] = "sup"
-    mix: float = Field(0.5, ge=0, le=1)
+    mix: float = Field(default=0.5, ge=0, le=1)
     """lambda of Eq 22-24: 0 is pure data, 1 pure self-consistency; for supervision = "mix"."""
     weighting: Weighting = "uniform"
     """Of sup and mix."""
@@ -54,7 +54,7 @@ class ApexConfig(Section):
     guidance: float = 1.0
     """Of the real velocity in `match`: v_uncond + guidance (v_cond - v_uncond); 1 is none."""
     match_normalise: Normalise = "clamp"
-    caption_dropout: float = Field(0.0, ge=0, le=1)
+    caption_dropout: float = Field(default=0.0, ge=0, le=1)
     """Share of rows that see the empty prompt in every term."""
     times: TimesConfig = Uniform()
     generator_times: TimesConfig = Point()
@@ -169,7 +169,7 @@ class Apex:
 
     def loss(self, nets: Nets, batch: Batch, draws: Draws) -> Loss:
         if self.config.caption_dropout > 0:
-            batch = replace(batch, cond=batch.cond.where(draws["drop"], batch.uncond))
+            batch = replace(batch, cond=batch.cond.where(draws["drop"], cast(Cond, batch.uncond)))
         loss = Loss(parts={}, weights={})
         terms = self._on_own_samples if self.config.lambda_g > 0 else self._on_data
         terms(loss, nets, batch, draws)
@@ -206,7 +206,7 @@ class Apex:
 
     def _supervised(self, loss: Loss, nets: Nets, batch: Batch, draws: Draws, velocity: Tensor | None = None) -> None:
         c, t, noise = self.config, draws["t"], draws["noise"]
-        if c.lambda_e == 0:
+        if velocity is None or c.lambda_e == 0:
             return
         if self.mixed:
             v_fake = self._fake_velocity(nets, interpolate(batch.x, noise, t), t, batch.cond)
@@ -239,12 +239,12 @@ class Apex:
     def _both_velocities(self, nets: Nets, batch: Batch, x_s: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(v_fake, v_real, v_real before guidance) at x_s; with real = "self" all from one forward of the student."""
         fake = (x_s, s, self.shift(batch.cond))
-        real = [(x_s, s, batch.cond)] + ([(x_s, s, batch.uncond)] if self.guided else [])
+        real = [(x_s, s, batch.cond)] + ([(x_s, s, cast(Cond, batch.uncond))] if self.guided else [])
         if self.config.real == "self":
             v_fake, v_cond, *v_uncond = ask(nets.student, fake, *real)
         else:
-            (v_fake,), (v_cond, *v_uncond) = ask(nets.student, fake), ask(nets.real, *real)
-        v_real = guided(v_cond, *v_uncond, self.config.guidance) if v_uncond else v_cond
+            (v_fake,), (v_cond, *v_uncond) = ask(nets.student, fake), ask(cast(Velocity, nets.real), *real)
+        v_real = guided(v_cond, v_uncond[0], self.config.guidance) if v_uncond else v_cond
         return v_fake, v_real, v_cond
 
     def _add(self, loss: Loss, name: str, error: Tensor, factor: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from torch import Generator, Tensor, nn
 
@@ -26,7 +26,7 @@ class Batch:
     x: Tensor
     cond: Cond
     uncond: Cond | None = None
-    ids: Sequence[str] = ()
+    ids: Sequence[str | int] = ()
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -63,7 +63,7 @@ class Loss:
 
     @property
     def total(self) -> Tensor:
-        return sum(self.weights[name] * part for name, part in self.parts.items())
+        return cast(Tensor, sum(self.weights[name] * part for name, part in self.parts.items()))
 
 
 class Objective(Protocol):

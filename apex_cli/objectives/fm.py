@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from apex_cli.config import Section
+from apex_cli.flow.condition import Cond
 from apex_cli.flow.path import interpolate, velocity_target
 from apex_cli.flow.times import TimesConfig, Uniform
 from apex_cli.flow.weighting import Weighting, squared_error, weight
@@ -18,7 +20,7 @@ from apex_cli.objectives.base import Batch, Draws, Loss, Needs, Nets
 class FlowMatchingConfig(Section):
     times: TimesConfig = Uniform()
     weighting: Weighting = "uniform"
-    caption_dropout: float = Field(0.0, ge=0, le=1)
+    caption_dropout: float = Field(default=0.0, ge=0, le=1)
     """Share of rows that see the empty prompt."""
 
 
@@ -26,7 +28,7 @@ class FlowMatching:
     """Trains a velocity field: the teacher, and the baseline every other objective is compared with."""
 
     Config = FlowMatchingConfig
-    modules = None
+    modules: nn.Module | None = None
 
     def __init__(self, config: FlowMatchingConfig):
         self.config = config
@@ -44,7 +46,7 @@ class FlowMatching:
         t, noise = draws["t"], draws["noise"]
         cond = batch.cond
         if self.config.caption_dropout > 0:
-            cond = cond.where(draws["drop"], batch.uncond)
+            cond = cond.where(draws["drop"], cast(Cond, batch.uncond))
         velocity = nets.student(interpolate(batch.x, noise, t), t, cond)
         error: Tensor = squared_error(velocity, velocity_target(batch.x, noise))
         return Loss(

@@ -6,27 +6,30 @@ a finished autoencoder).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from pydantic import Field
-from torch import Generator
+from torch import Generator, Tensor, nn
 
 from apex_cli.config import Section
 from apex_cli.objectives.base import Batch, Draws, Loss, Needs, Nets
 
+Coder = Callable[[Tensor], Tensor]
+
 
 class ReconstructionConfig(Section):
-    latent_noise: float = Field(0.1, ge=0)
+    latent_noise: float = Field(default=0.1, ge=0)
     """Standard deviation of the noise added to the latent before decoding."""
-    latent_weight: float = Field(0.01, ge=0)
+    latent_weight: float = Field(default=0.01, ge=0)
     """Weight of (mean square of the latent - 1)^2."""
 
 
 class Reconstruction:
     Config = ReconstructionConfig
     needs = Needs(trains="autoencoder", inputs="pixels")
-    modules = None
+    modules: nn.Module | None = None
 
     def __init__(self, config: ReconstructionConfig):
         self.config = config
@@ -36,10 +39,11 @@ class Reconstruction:
         return {"seed": torch.randint(2**31, (shape[0],), generator=gen)}
 
     def loss(self, nets: Nets, batch: Batch, draws: Draws) -> Loss:
-        latents = nets.encode(batch.x)
+        encode, decode = cast(Coder, nets.encode), cast(Coder, nets.decode)
+        latents = encode(batch.x)
         gens = [Generator().manual_seed(int(seed)) for seed in draws["seed"]]
         noise = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in gens]).to(latents)
-        error = nets.decode(latents + self.config.latent_noise * noise) - batch.x
+        error = decode(latents + self.config.latent_noise * noise) - batch.x
         return Loss(
             parts={
                 "l1": error.abs().mean(),

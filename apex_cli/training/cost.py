@@ -161,8 +161,8 @@ class Bench:
         with self.mode:
             return self.cond(self.prompts).tokens.shape[1]
 
-    def _faked(self, value: Tensor) -> Tensor | list[int]:
-        """Draws without memory; integers seed generators, so they stay numbers."""
+    def _faked(self, value: Tensor) -> Any:
+        """Draws without memory; integers seed generators, so they stay numbers (a list)."""
         return value.tolist() if value.dtype == torch.int64 else self.mode.from_tensor(value)
 
     def _forward(self, objective: Objective) -> int:
@@ -194,7 +194,8 @@ class _Log:
     """Stands between objective and network: counts what is asked, and the FLOPs it takes."""
 
     def __init__(self, bench: Bench):
-        self.bench, self.counter = bench, None
+        self.bench = bench
+        self.counter: FlopCounterMode | None = None
         self.rows = {True: 0, False: 0}
         self.flops = {"forwards with gradient": 0, "forwards without gradient": 0}
         self.calls = 0

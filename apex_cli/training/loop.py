@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from apex_cli.data.latents import cached_latents, weights_hash
 from apex_cli.errors import NumericalError, Stopped, UsageError
@@ -103,7 +103,7 @@ class Trainer:
 
     def _follow_average(self) -> None:
         """Bring the network behind `real = "ema"` to the average."""
-        if self.average is None:
+        if self.average is None or self.ema is None:
             return
         for name, value in zip(self.params, self.ema.shadow_params, strict=True):
             part, _, key = name.partition(".")
@@ -161,7 +161,7 @@ class Trainer:
         gradients = [p.grad for p in self.params.values() if p.grad is not None]
         if accelerator.num_processes > 1:
             _average_over_ranks(accelerator, gradients)
-            sums = {name: accelerator.reduce(value, "mean") for name, value in sums.items()}
+            sums = {name: cast(Tensor, accelerator.reduce(value, "mean")) for name, value in sums.items()}
         norm = float(torch.nn.utils.clip_grad_norm_(self.params.values(), config.clip))
         if not torch.isfinite(torch.tensor(norm)):
             raise self._not_finite("The gradient", rows.tolist())
@@ -248,7 +248,7 @@ class Trainer:
         if self.accelerator.num_processes == 1:
             return told
         flag = torch.tensor(float(told), device=self.accelerator.device)
-        return float(self.accelerator.reduce(flag, "sum")) > 0
+        return float(cast(Tensor, self.accelerator.reduce(flag, "sum"))) > 0
 
     def _encode(self) -> Iterator[Progress]:
         """Latents of the whole data set, from the cache or computed now by the main process."""
@@ -349,7 +349,7 @@ class Trainer:
 class _Averaged:
     """Swaps averaged weights in and out again."""
 
-    def __init__(self, ema, values: list[Tensor]):
+    def __init__(self, ema, values: list[nn.Parameter]):
         self.ema, self.values = ema, values
 
     def __enter__(self) -> None:
@@ -375,7 +375,7 @@ def _scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer):
     return get_scheduler(name, optimizer, num_warmup_steps=config.warmup, num_training_steps=config.steps)
 
 
-def _average(values: list[Tensor], config: TrainConfig):
+def _average(values: list[nn.Parameter], config: TrainConfig):
     from diffusers.training_utils import EMAModel
 
     return EMAModel(values, decay=config.ema)
@@ -384,6 +384,6 @@ def _average(values: list[Tensor], config: TrainConfig):
 def _average_over_ranks(accelerator: Accelerator, gradients: list[Tensor]) -> None:
     """One all-reduce of one flat tensor per optimizer step, whatever the number of forwards and modules."""
     flat = torch.cat([gradient.flatten() for gradient in gradients])
-    flat = accelerator.reduce(flat, "mean")
+    flat = cast(Tensor, accelerator.reduce(flat, "mean"))
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))

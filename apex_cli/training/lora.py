@@ -16,7 +16,7 @@ ADAPTER = "default"
 FILE = "pytorch_lora_weights.safetensors"
 
 
-def add(network: nn.Module, settings: LoraSettings, targets: tuple[str, ...], seed: int) -> None:
+def add(network: Any, settings: LoraSettings, targets: tuple[str, ...], seed: int) -> None:
     """Put fresh fp32 adapters (gaussian init, so that the start equals the base) on `targets`."""
     import torch
     from diffusers.training_utils import cast_training_params
@@ -27,7 +27,7 @@ def add(network: nn.Module, settings: LoraSettings, targets: tuple[str, ...], se
         raise UsageError(f"No module of the network is called {', '.join(missing)}.", "Check train.lora.targets.")
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha or settings.rank,
+        lora_alpha=settings.alpha or settings.rank,  # pyright: ignore[reportArgumentType]  # a fraction works too
         init_lora_weights="gaussian",
         target_modules=list(targets),
     )
@@ -43,11 +43,11 @@ def save(backbone: Any, folder: Path) -> None:
     from peft import get_peft_model_state_dict
 
     network = backbone.network
-    type(backbone.pipeline).save_lora_weights(
-        folder,
-        transformer_lora_layers=get_peft_model_state_dict(network, adapter_name=ADAPTER),
-        **_collate_lora_metadata({"transformer": network}),
-    )
+    metadata = _collate_lora_metadata({"transformer": network})
+    for facts in metadata.values():
+        facts["target_modules"] = sorted(facts["target_modules"])  # a set, whose order would change the file
+    weights = get_peft_model_state_dict(network, adapter_name=ADAPTER)
+    type(backbone.pipeline).save_lora_weights(folder, transformer_lora_layers=weights, **metadata)
 
 
 def load(backbone: Any, folder: Path) -> None:

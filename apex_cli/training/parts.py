@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from apex_cli.objectives.base import Needs
 from apex_cli.training import lora
@@ -33,7 +33,7 @@ class Parts:
             backbone.network.enable_gradient_checkpointing()
 
     @property
-    def named(self) -> dict[str, Tensor]:
+    def named(self) -> dict[str, nn.Parameter]:
         modules = self.modules | ({} if self.extra is None else {"objective": self.extra})
         return {
             f"{name}.{key}": value

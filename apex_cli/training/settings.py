@@ -10,7 +10,7 @@ from apex_cli.config import Section
 
 
 class LoraSettings(Section):
-    rank: int = Field(64, ge=1)
+    rank: int = Field(default=64, ge=1)
     alpha: float | None = None
     """Scale numerator; None means alpha = rank (scale 1)."""
     targets: tuple[str, ...] | None = None
@@ -19,34 +19,34 @@ class LoraSettings(Section):
 
 class TrainConfig(Section):
     steps: int = Field(ge=1)
-    batch: int = Field(64, ge=1)
+    batch: int = Field(default=64, ge=1)
     """Images per optimizer step over all ranks."""
-    micro_batch: int | None = Field(None, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
     """Images per forward on one rank; smaller than its share of `batch` means gradient accumulation."""
     tuning: Literal["full", "lora"] = "full"
     lora: LoraSettings = LoraSettings()
     text_encoder: bool = False
     """Train the text encoder together with the transformer (for a fresh tiny pipeline)."""
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
-    warmup: int = Field(0, ge=0)
+    warmup: int = Field(default=0, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    ema: float = Field(0.0, ge=0, lt=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the weight average that is sampled and exported; 0 keeps none."""
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
     seed: int = 0
-    save_every: int = Field(500, ge=1)
-    keep: int = Field(2, ge=1)
+    save_every: int = Field(default=500, ge=1)
+    keep: int = Field(default=2, ge=1)
     """Checkpoints kept; older ones are deleted."""
-    log_every: int = Field(10, ge=1)
-    telemetry_every: int = Field(100, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    telemetry_every: int = Field(default=100, ge=1)
     """Steps between measurements of the gradient norm of every term and the distance of v(c) and v(c_fake)."""
-    sample_every: int = Field(500, ge=1)
+    sample_every: int = Field(default=500, ge=1)
     sample_prompts: tuple[str, ...] = ("a photo of a red cube",)
-    sample_seeds: int = Field(2, ge=1)
+    sample_seeds: int = Field(default=2, ge=1)
     """Seeds drawn for each of `sample_prompts`."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()

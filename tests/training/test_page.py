@@ -17,6 +17,7 @@ from PIL import Image
 
 from apex_cli.records import Metrics, StepRecord
 from apex_cli.training import curves
+from apex_cli.training import page as page_module
 from apex_cli.training.page import GRIDS, WIDTH, write_page
 
 own_cache = tiny_runs.own_cache
@@ -209,7 +210,8 @@ def test_a_resumed_run_shows_no_step_twice(tmp_path):
     assert loss.last == 7.0
 
 
-def test_train_writes_the_page_and_names_it(tmp_path, capsys):
+def test_train_writes_the_page_and_names_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(page_module, "write_page", write_page)  # the tests of this folder do without it
     run = tiny_runs.train(tmp_path / "tiny", train={"steps": 2, "sample_every": 1})
     out, err = capsys.readouterr()
     assert out == f"{run}\n"

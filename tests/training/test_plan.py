@@ -122,7 +122,7 @@ def test_checkpointing_and_bf16_save_memory(planned):
     checkpointed = planned(backbone=deep, train={**recipe_train(), "gradient_checkpointing": True})[1]
     half = planned(backbone=deep, train={**recipe_train(), "precision": "bf16"})[1]
     assert checkpointed.memory["activations"] < 0.6 * plain.memory["activations"]
-    assert 3 < checkpointed.compute.step / plain.compute.step * 3 < 4
+    assert 1.2 < checkpointed.compute.step / plain.compute.step < 1.4
     assert half.memory["activations"] < plain.memory["activations"]
     assert half.compute.step == plain.compute.step
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -104,7 +105,7 @@ def name_color(lab: np.ndarray) -> tuple[str, float]:
 
 def _parts(foreground: np.ndarray, lab: np.ndarray) -> Iterator[_Part]:
     """Connected components of the foreground, split where two colours meet; specks are left out."""
-    labels, _ = ndimage.label(foreground)
+    labels, _ = cast(tuple[np.ndarray, int], ndimage.label(foreground))
     least = SMALLEST_AREA * foreground.size
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         window = _widen(box, foreground.shape)
@@ -140,7 +141,7 @@ def _split(mask: np.ndarray, lab: np.ndarray) -> list[tuple[np.ndarray, np.ndarr
 
 def _core(mask: np.ndarray) -> np.ndarray:
     """The deepest points of a mask, measured on every second pixel: exact enough and four times faster."""
-    depth = ndimage.distance_transform_edt(np.pad(mask[::2, ::2], 1))[1:-1, 1:-1]
+    depth = cast(np.ndarray, ndimage.distance_transform_edt(np.pad(mask[::2, ::2], 1)))[1:-1, 1:-1]
     core = np.zeros_like(mask)
     core[::2, ::2] = depth >= max(CORE * depth.max(), 1e-6)
     return core

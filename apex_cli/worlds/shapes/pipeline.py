@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
+from typing import Any
 
 from apex_cli.config import Section
 from apex_cli.worlds.shapes.vocabulary import WORDS
@@ -39,7 +40,7 @@ def build_tokenizer():
     vocab: dict[str, int] = {}
     for token in ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *string.ascii_lowercase, *string.digits):
         vocab[token] = len(vocab)
-    merges: list[tuple[str, str]] = []
+    merges: list[Any] = []  # pairs of strings, though GemmaTokenizer's hint says strings
     for word in [f"▁{word}" for word in WORDS] + list(STARTERS):
         for end in range(1, len(word)):
             if word[: end + 1] not in vocab:
@@ -107,7 +108,8 @@ def build_pipeline(config: TinySanaConfig):
                 patch_size=config.patch,
                 interpolation_scale=1,
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+            # SANA's own checkpoints carry either scheduler; the hint names one.
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),  # pyright: ignore[reportArgumentType]
         )
 
 

@@ -72,7 +72,7 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.abs(x) * (1 - 0.5 * c) + (y - 1) * (0.5 * s) <= 0
 
 
-def _fold(x: np.ndarray, y: np.ndarray, nx: float, ny: float) -> tuple[np.ndarray, np.ndarray]:
+def _fold(x: np.ndarray, y: np.ndarray, nx: np.floating, ny: np.floating) -> tuple[np.ndarray, np.ndarray]:
     """Mirror the points on the positive side of the line with normal (nx, ny)."""
     beyond = 2 * np.maximum(nx * x + ny * y, 0)
     return x - nx * beyond, y - ny * beyond
