@@ -186,6 +186,14 @@ def fuse(model: Model) -> None:
         model.backbone.pipeline.unload_lora_weights()
 
 
+def _forget_origin(folder: Path) -> None:
+    """Remove the local path that the libraries write into every configuration file."""
+    for file in (*folder.glob("*.json"), *folder.glob("*/config.json")):
+        facts = json.loads(file.read_text())
+        if facts.pop("_name_or_path", None):
+            file.write_text(json.dumps(facts, indent=2) + "\n")
+
+
 def export(model: Model, folder: Path, dtype: str) -> None:
     """Write a self-contained pipeline folder (LoRA fused) that stock diffusers loads, with its sampler contract."""
     import torch
@@ -202,6 +210,7 @@ def export(model: Model, folder: Path, dtype: str) -> None:
 
     def fill(staging: Path) -> None:
         model.backbone.save(staging)
+        _forget_origin(staging)
         (staging / "contract.json").write_text(json.dumps(contract, indent=1))
         shutil.copy(model.source / "recipe.toml", staging / "recipe.toml")
 
