@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,17 @@ def save(backbone: Any, folder: Path) -> None:
         facts["target_modules"] = sorted(facts["target_modules"])  # a set, whose order would change the file
     weights = get_peft_model_state_dict(network, adapter_name=ADAPTER)
     type(backbone.pipeline).save_lora_weights(folder, transformer_lora_layers=weights, **metadata)
+    _sort_header(Path(folder) / FILE)
+
+
+def _sort_header(file: Path) -> None:
+    """Rewrite a safetensors file with its header sorted: the library orders metadata at random, and equal weights
+    must give equal files. The header is JSON after its length in 8 bytes, padded with spaces to a multiple of 8."""
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    file.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
 
 
 def load(backbone: Any, folder: Path) -> None:
