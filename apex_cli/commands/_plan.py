@@ -29,15 +29,15 @@ def show_plan(recipe: Recipe, ranks: int, mfu: float, as_json: bool) -> None:
 
 
 def _short(recipe: Recipe) -> str:
-    """The settings that differ from the defaults, as TOML."""
+    """The settings that the recipe names, as TOML."""
     import tomli_w
 
-    def changed(section: Any) -> dict[str, Any]:
-        return section.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+    def named(section: Any) -> dict[str, Any]:
+        return section.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
     chosen = {kind: getattr(recipe, kind) for kind in ("backbone", "objective", "data")}
-    tables = {kind: {"name": choice.name, **changed(choice.config)} for kind, choice in chosen.items()}
-    return tomli_w.dumps({**tables, "train": changed(recipe.train), "sample": changed(recipe.sample)})
+    tables = {kind: {"name": choice.name, **named(choice.config)} for kind, choice in chosen.items()}
+    return tomli_w.dumps({**tables, "train": named(recipe.train), "sample": named(recipe.sample)})
 
 
 def _tables(plan: Plan) -> None:
