@@ -73,6 +73,7 @@ def job(recipe: Recipe, folder: Path) -> Any:
 
     model, teacher = start(recipe.backbone.name, recipe.backbone.config)
     goal = objective(recipe.objective, model)
+    origin = _rooted(recipe.backbone.config.model_dump())
     grid = PointGrid if recipe.data.name == "modes" else SampleGrid
     return Job(
         backbone=model,
@@ -85,8 +86,8 @@ def job(recipe: Recipe, folder: Path) -> Any:
         identity={
             "name": recipe.name,
             "data": recipe.data.name,
-            "backbone": {"name": recipe.backbone.name, "config": _rooted(recipe.backbone.config.model_dump())},
-            "base": _rooted(recipe.backbone.config.model_dump()).get("path") if teacher else None,
+            "backbone": {"name": recipe.backbone.name, "config": origin},
+            "base": origin.get("path") if teacher else None,
             "objective": recipe.objective.name,
             "condition_shift": recipe.sections()["objective"].get("condition_shift"),
             "recipe": recipe.fingerprint,

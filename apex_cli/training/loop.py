@@ -140,7 +140,7 @@ class Trainer:
         """One optimizer step; returns the loss, its parts and the gradient norm, averaged over the global batch."""
         config, accelerator = self.config, self.accelerator
         rows = rows_of_step(len(self.job.data), config.batch, config.seed, self.step)
-        draws = self.objective.draw((config.batch, *self._sample_shape()), generator(config.seed, self.step, 1))
+        draws = self.objective.draw((config.batch, *self.backbone.latent_shape), generator(config.seed, self.step, 1))
         measure = self.step % config.telemetry_every == 0
         sums: dict[str, Tensor] = {}
         for micro in micro_slices(
@@ -174,9 +174,6 @@ class Trainer:
         self.step += 1
         values = {name: float(value) for name, value in sums.items()}
         return values.pop("loss"), values, norm
-
-    def _sample_shape(self) -> tuple[int, ...]:
-        return self.backbone.latent_shape
 
     def _check(self, loss: Loss, batch: Batch) -> None:
         for name, part in loss.parts.items():
