@@ -17,7 +17,7 @@ class StepRecord:
     grad_norm: float
     lr: float
     seconds: float
-    """Wall time since the last record, divided by its steps."""
+    """Wall time of an optimizer step, mean since the last record; drawing grids and saving is not in it."""
     telemetry: dict[str, float] = field(default_factory=dict)
     """Further measured facts, by dotted name: `gradient.match`, `error.t1.0`, `shift_distance`, `diversity`."""
     warnings: tuple[str, ...] = ()

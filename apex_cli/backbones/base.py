@@ -20,7 +20,7 @@ from apex_cli.flow.condition import Cond
 class Backbone(Protocol):
     Config: ClassVar[type[Section]]
     lora_targets: ClassVar[tuple[str, ...]]
-    """Module-name suffixes that LoRA adapts by default."""
+    """Module-name suffixes that LoRA adapts by default; none where the model cannot load adapters."""
 
     network: nn.Module
     """The module that `velocity` calls: what is trained."""

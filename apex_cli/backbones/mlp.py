@@ -100,7 +100,7 @@ class Mlp:
     """`Backbone` of the 2-D world; there is no autoencoder, so images are latents."""
 
     Config = MlpConfig
-    lora_targets = ("enter", "up", "gate", "down", "leave")
+    lora_targets = ()  # no pipeline that could load adapters
     latent_shape = (2, 1, 1)
     cond_dim = CONDITIONS
 

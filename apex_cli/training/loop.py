@@ -201,20 +201,21 @@ class Trainer:
             if self.step == 0:
                 self._sample()
                 self._report()
-            mark, since = time.perf_counter(), self.step
+            busy, since = 0.0, self.step
             while self.step < config.steps:
+                began = time.perf_counter()
                 loss, parts, norm = self._optimize()
+                busy += time.perf_counter() - began
                 last = self.step == config.steps
                 if sampling := self.step % config.sample_every == 0 or last:
                     yield Progress("sample", self.step, config.steps)
                     self._sample()
                 if self.step % config.log_every == 0 or last:
-                    now = time.perf_counter()
                     record = StepRecord(
                         self.step, loss, parts, norm, self.optimizer.param_groups[0]["lr"],
-                        (now - mark) / (self.step - since), *self.telemetry.collect(),
+                        busy / (self.step - since), *self.telemetry.collect(),
                     )  # fmt: skip
-                    mark, since = now, self.step
+                    busy, since = 0.0, self.step
                     if metrics is not None:
                         metrics.append(record)
                     if config.trackers:

@@ -23,6 +23,8 @@ def add(network: Any, settings: LoraSettings, targets: tuple[str, ...], seed: in
     from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
+    if not targets:
+        raise UsageError("This backbone has no LoRA.", 'Set train.tuning = "full".')
     targets = settings.targets or targets
     if missing := [t for t in targets if not any(name.endswith(t) for name, _ in network.named_modules())]:
         raise UsageError(f"No module of the network is called {', '.join(missing)}.", "Check train.lora.targets.")

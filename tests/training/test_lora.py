@@ -77,4 +77,9 @@ def test_saved_and_resumed_to_the_bit(tmp_path):
 
 def test_a_target_that_is_not_there():
     with pytest.raises(UsageError, match="to_quack"):
-        lora.add(tiny().network, LoraSettings(targets=("to_q", "to_quack")), (), seed=0)
+        lora.add(tiny().network, LoraSettings(targets=("to_q", "to_quack")), Sana.lora_targets, seed=0)
+
+
+def test_a_backbone_that_cannot_load_adapters_refuses_them():
+    with pytest.raises(UsageError, match="has no LoRA"):
+        lora.add(torch.nn.Linear(2, 2), SETTINGS, (), seed=0)

@@ -1,0 +1,49 @@
+"""What a run tells of itself: norms, errors by time, and the warning that it collapses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from apex_cli.objectives.base import Loss
+from apex_cli.training.telemetry import COLLAPSED, Telemetry, time_bin
+
+
+def facts(**noted: float) -> tuple[dict[str, float], tuple[str, ...]]:
+    telemetry = Telemetry()
+    telemetry.note(noted)
+    return telemetry.collect()
+
+
+def test_seeds_that_agree_far_more_than_those_of_the_teacher_are_a_collapse():
+    _, (warning,) = facts(diversity=0.9 * COLLAPSED * 0.2, teacher_diversity=0.2)
+    assert "collapse" in warning
+    assert "train.lr" in warning
+
+
+@pytest.mark.parametrize("noted", [{"diversity": 1.1 * COLLAPSED * 0.2, "teacher_diversity": 0.2}, {"diversity": 0.0}])
+def test_no_warning_otherwise(noted):
+    """Fresh training has no teacher to fall short of."""
+    assert facts(**noted) == (noted, ())
+
+
+@pytest.mark.parametrize(("t", "name"), [(0.0, "t0.0"), (0.19, "t0.0"), (0.2, "t0.2"), (0.999, "t0.8"), (1.0, "t1")])
+def test_pure_noise_has_a_bin_of_its_own(t, name):
+    assert time_bin(t) == name
+
+
+def test_errors_are_averaged_in_the_bin_of_their_time():
+    telemetry = Telemetry()
+    for errors in ((1.0, 2.0, 5.0), (3.0, 4.0, 5.0)):
+        telemetry.watch(Loss({}, {}, {"t": torch.tensor([0.1, 1.0, 0.9]), "error": torch.tensor(errors)}))
+    found, _ = telemetry.collect()
+    assert found == {"error.t0.0": 2.0, "error.t1": 3.0, "error.t0.8": 5.0}
+    assert telemetry.collect() == ({}, ())
+
+
+def test_the_norm_of_each_unweighted_term():
+    weight = torch.tensor([1.0, 1.0], requires_grad=True)
+    loss = Loss({"one": 3 * weight[0] + 4 * weight[1], "two": weight[0]}, {"one": 0.1, "two": 7.0})
+    telemetry = Telemetry()
+    telemetry.measure(loss, [weight])
+    assert telemetry.collect()[0] == {"gradient.one": 5.0, "gradient.two": 1.0}
