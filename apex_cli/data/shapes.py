@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from apex_cli.config import Section
-from apex_cli.worlds.shapes.grammar import example
+from apex_cli.worlds.shapes.grammar import Prompt, caption, example
+from apex_cli.worlds.shapes.questions import answers
 from apex_cli.worlds.shapes.renderer import render
 
 
@@ -24,19 +25,26 @@ class ShapesConfig(Section):
 
 
 class ShapesData:
-    """`prompts(rows)` and `pixels(rows)`; nothing is stored, everything is drawn when asked for."""
+    """`prompts(rows)`, `pixels(rows)` and `answers(rows)`; nothing is stored, everything is drawn when asked for."""
 
     Config = ShapesConfig
 
     def __init__(self, config: ShapesConfig):
         self.config = config
-        self.fingerprint = hashlib.sha256(f"shapes-2 {config.model_dump_json()}".encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(f"shapes-3 {config.model_dump_json()}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.config.size
 
     def prompts(self, rows: Sequence[int]) -> list[str]:
-        return [example(self.config.split, self.config.seed, int(row))[0] for row in rows]
+        return [prompt.text for prompt in self._captions(rows)]
+
+    def answers(self, rows: Sequence[int]) -> Tensor:
+        """What the captions say (`worlds/shapes/questions.py`), int64 [B, Q]."""
+        return torch.tensor([answers(prompt) for prompt in self._captions(rows)])
+
+    def _captions(self, rows: Sequence[int]) -> list[Prompt]:
+        return [caption(self.config.split, self.config.seed, int(row)) for row in rows]
 
     def pixels(self, rows: Sequence[int]) -> Tensor:
         """[B, 3, H, W] in [-1, 1]."""

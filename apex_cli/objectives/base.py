@@ -21,7 +21,11 @@ Real = Literal["self", "base", "ema"]
 
 @dataclass(frozen=True)
 class Batch:
-    """`x` [B, C, H, W]: clean latents, or pixels in [-1, 1] for `inputs = "pixels"`; `uncond`: B empty prompts."""
+    """`x`: what the objective's `needs.inputs` says; `uncond`: B empty prompts.
+
+    latents [B, C, h, w] clean; pixels [B, 3, H, W] in [-1, 1] (the prompts are empty then); answers [B, Q] int64, the
+    number of the right answer to each question about the caption.
+    """
 
     x: Tensor
     cond: Cond
@@ -46,8 +50,8 @@ class Nets:
 class Needs:
     """What the loop must prepare: which part is trained, on what, and which network is v_real (None: no such call)."""
 
-    trains: Literal["transformer", "autoencoder"] = "transformer"
-    inputs: Literal["latents", "pixels"] = "latents"
+    trains: Literal["transformer", "autoencoder", "text_encoder"] = "transformer"
+    inputs: Literal["latents", "pixels", "answers"] = "latents"
     real: Real | None = None
     uncond: bool = False
 

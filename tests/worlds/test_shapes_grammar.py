@@ -10,7 +10,7 @@ import pytest
 
 from apex_cli.errors import DataError, UsageError
 from apex_cli.worlds.shapes import grammar
-from apex_cli.worlds.shapes.layout import CROWDED, GAP, LATTICE, RADIUS, place
+from apex_cli.worlds.shapes.layout import AROUND, CROWDED, GAP, LATTICE, RADIUS, place
 from apex_cli.worlds.shapes.renderer import Scene, Shape, render
 from apex_cli.worlds.shapes.vocabulary import BACKGROUND, COLORS, SHAPES, WORDS, normalise
 
@@ -44,7 +44,7 @@ def test_held_out_pairs_never_train() -> None:
     scenes = [scene for _, scene in STREAM] + [grammar.example("iid", 0, index)[1] for index in range(1000)]
     seen = {(shape.color, shape.kind) for scene in scenes for shape in scene.shapes}
     assert seen == set(grammar.SEEN_COLORS)
-    captions = [caption for caption, _ in STREAM] + [prompt.text for prompt in grammar.prompts("iid")]
+    captions = [prompt.text for prompt, _ in STREAM] + [prompt.text for prompt in grammar.prompts("iid")]
     for subject, anchor in grammar.HELD_OUT_POSITIONS:
         held = {
             grammar.position(subject, relation, anchor).text for relation in ("left of", "right of", "above", "below")
@@ -64,7 +64,7 @@ def test_compose_names_held_out_pairs_only() -> None:
 
 
 def test_every_word_of_the_stream_is_known() -> None:
-    texts = [caption for caption, _ in STREAM]
+    texts = [prompt.text for prompt, _ in STREAM]
     texts += [prompt.text for split in ("train", "iid", "compose", "long") for prompt in grammar.prompts(split)]
     assert {word for text in texts for word in text.split()} <= set(WORDS)
     assert len(set(WORDS)) == len(WORDS)
@@ -74,11 +74,12 @@ def test_every_word_of_the_stream_is_known() -> None:
 def test_examples_are_a_pure_function_of_seed_and_index() -> None:
     assert grammar.example("train", 7, 123) == STREAM[123]
     assert grammar.example("train", 8, 123) != STREAM[123]
+    assert all(grammar.caption("train", 7, index) == prompt for index, (prompt, _) in enumerate(STREAM[:50]))
     assert np.array_equal(render(STREAM[5][1]), render(STREAM[5][1]))
 
 
 def test_the_stream_mixes_prefixes_and_counts() -> None:
-    prefixed = np.mean([caption.startswith(grammar.PREFIX) for caption, _ in STREAM])
+    prefixed = np.mean([prompt.text.startswith(grammar.PREFIX) for prompt, _ in STREAM])
     assert 0.72 < prefixed < 0.78
     assert {len(scene.shapes) for _, scene in STREAM} == {1, 2, 3, 4}
 
@@ -91,6 +92,15 @@ def test_shapes_keep_apart_and_inside(split: str) -> None:
         assert all(s.radius in (RADIUS, CROWDED) and s.radius < min(s.x, s.y, 1 - s.x, 1 - s.y) for s in shapes)
         for a, b in combinations(shapes, 2):
             assert np.hypot(a.x - b.x, a.y - b.y) >= a.radius + b.radius + GAP - 1e-9
+
+
+def test_related_things_stand_about_the_middle() -> None:
+    rng = np.random.default_rng(0)
+    for relation in ("left of", "above"):
+        centers = [place(2, {1: (relation, 0)}, rng)[0] for _ in range(200)]
+        middles = np.array([(c.min(0) + c.max(0)) / 2 for c in centers])
+        assert np.abs(middles - 0.5).max() <= AROUND + 1e-9
+        assert len(np.unique(middles, axis=0)) > 20
 
 
 def test_impossible_layout_is_a_data_error() -> None:

@@ -9,7 +9,7 @@ anchor) of a caption.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations, permutations, product
 from typing import Any
@@ -106,20 +106,29 @@ def prompts(split: str) -> list[Prompt]:
     return list(_lists()[split])
 
 
-def example(split: str, seed: int, index: int) -> tuple[str, Scene]:
-    """Caption and scene number `index` of an endless stream: a pure function of its arguments.
+def example(split: str, seed: int, index: int) -> tuple[Prompt, Scene]:
+    """Prompt and scene number `index` of an endless stream: a pure function of its arguments.
 
     `train` draws the task by `WEIGHTS` and drops the prefix from a quarter of the captions; other splits draw evenly
     from their list.
     """
+    prompt, rng = _drawn(split, seed, index)
+    return prompt, scene_for(prompt, rng)
+
+
+def caption(split: str, seed: int, index: int) -> Prompt:
+    """The prompt of `example`, without the work of a scene."""
+    return _drawn(split, seed, index)[0]
+
+
+def _drawn(split: str, seed: int, index: int) -> tuple[Prompt, np.random.Generator]:
     _known(split)
     rng = np.random.default_rng([seed, index, SPLITS.index(split)])
     if split != "train":
-        prompt = _pick(_lists()[split], rng)
-        return prompt.text, scene_for(prompt, rng)
+        return _pick(_lists()[split], rng), rng
     prompt = _pick(_train_by_task()[int(rng.choice(len(TASKS), p=WEIGHTS))], rng)
-    text = prompt.text if rng.random() < PREFIX_SHARE else prompt.text.removeprefix(PREFIX)
-    return text, scene_for(prompt, rng)
+    prefixed = rng.random() < PREFIX_SHARE
+    return prompt if prefixed else replace(prompt, text=prompt.text.removeprefix(PREFIX)), rng
 
 
 def scene_for(prompt: Prompt, rng: np.random.Generator) -> Scene:

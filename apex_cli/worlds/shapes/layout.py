@@ -1,10 +1,11 @@
 """Places shapes on the canvas at random so that they keep apart, stay inside, and satisfy the asked relations.
 
 Free objects are placed one after the other on the canvas. Related objects are placed one after the other around the
-first, and the finished group is then shifted to a random place on the canvas. Each object draws many candidate centres
-at once and takes the first that keeps its distance; when none does, or the group is too large, the layout starts again
-anew. Centres lie on a lattice of 1/16 of the canvas and there are two sizes: a tiny model learns in an hour on a laptop
-what free positions and sizes would stretch to a day. All lengths are fractions of the canvas.
+first, and the finished group then stands about the middle of the canvas, as in a photograph of two things. Each object
+draws many candidate centres at once and takes the first that keeps its distance; when none does, or the group is too
+large, the layout starts again anew. Centres lie on a lattice of 1/16 of the canvas and there are two sizes: a tiny
+model learns in an hour on a laptop what free positions and sizes would stretch to a day. All lengths are fractions of
+the canvas.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ CROWDED = 0.125  # radius where four or more shapes, or a chain of relations, ha
 LATTICE = 16  # centres are multiples of 1 / LATTICE
 GAP = 0.06  # least distance between the circles around two shapes
 MARGIN = 0.01  # least distance to the edge of the canvas
+AROUND = 0.1  # greatest distance of a related group's middle from that of the canvas, where its size allows
 ALONG, ACROSS = 0.20, 0.15  # a relation holds with more than ALONG on its own axis and less than ACROSS on the other
 CANDIDATES, RESTARTS = 64, 2000
 DIRECTIONS: dict[str, tuple[int, int]] = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
@@ -62,7 +64,11 @@ def _related(radii: np.ndarray, relations: Relations, rng: np.random.Generator) 
         centers[index] = candidates[fits.argmax()]
     edges = np.ceil((radii[:, None] + MARGIN) * LATTICE) / LATTICE
     low, high = (edges - centers).max(0), (1 - edges - centers).min(0)
-    return centers + _between(low, high, rng, 1) if (low <= high).all() else None
+    if (low > high).any():
+        return None
+    middle = 0.5 - (centers.min(0) + centers.max(0)) / 2
+    shift = _between(middle - AROUND, middle + AROUND, rng, 1)
+    return centers + shift.clip(low, high)
 
 
 def _offsets(relation: str, farthest: float, rng: np.random.Generator) -> np.ndarray:
