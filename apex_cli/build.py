@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,20 +27,34 @@ class Model:
     source: Path
 
 
-def start(name: str, config: Any) -> tuple[Any, SampleConfig | None]:
+def start(name: str, config: Any, weights: bool = True) -> tuple[Any, SampleConfig | None]:
     """The backbone a recipe starts from. A `path` that is a run or checkpoint means that model with its trained parts;
-    the way it is sampled (the teacher's) comes with it, else None."""
+    the way it is sampled (the teacher's) comes with it, else None. Without `weights`, see `skeleton`."""
+    from apex_cli.training import lora
+
     path = getattr(config, "path", None)
     kind = resolve("backbone", name)
     if not path or not is_checkpoint(path):
         return kind(config), None
-    model = load_model(path)
+    model = load_model(path, weights)
     if type(model.backbone) is not kind:
         raise CheckpointError(f"'{path}' is not a {name} model.", "Choose the backbone that the run was made with.")
-    fuse(model)
-    # An autoencoder run carries a flow model nobody has trained yet: no teacher.
-    taught = model.contract["objective"] != "reconstruction"
+    if weights and model.contract["tuning"] == "lora":
+        lora.fuse(model.backbone)
+    # Such a run carries a flow model nobody has trained yet: no teacher.
+    taught = model.contract["objective"] not in ("reading", "reconstruction")
     return model.backbone.with_config(config), model.sample if taught else None
+
+
+def skeleton(name: str, config: Any) -> Any:
+    """The backbone of `start` on the meta device: shapes from configuration files, no weight is read.
+
+    The adapters of a LoRA run along the way count as fused.
+    """
+    import torch
+
+    with torch.device("meta"):
+        return start(name, config, weights=False)[0]
 
 
 def is_checkpoint(path: str) -> bool:
@@ -54,11 +66,12 @@ def is_checkpoint(path: str) -> bool:
 
 
 def objective(choice: Choice, model: Any) -> Any:
-    """The objective; one that owns tensors (a condition shift) is told the width of the embeddings."""
+    """The objective; one that owns tensors (a condition shift) is told the widths of the embeddings."""
     kind = resolve("objective", choice.name)
-    if "cond_dim" in inspect.signature(kind).parameters:
-        return kind(choice.config, model.cond_dim)
-    return kind(choice.config)
+    asked = inspect.signature(kind).parameters
+    return kind(
+        choice.config, **{width: getattr(model, width) for width in ("cond_dim", "pooled_dim") if width in asked}
+    )
 
 
 def data(choice: Choice) -> Any:
@@ -73,12 +86,12 @@ def job(recipe: Recipe, folder: Path) -> Any:
 
     model, teacher = start(recipe.backbone.name, recipe.backbone.config)
     goal = objective(recipe.objective, model)
-    origin = _rooted(recipe.backbone.config.model_dump())
+    origin, source = _rooted(recipe.backbone.config.model_dump()), data(recipe.data)
     grid = PointGrid if recipe.data.name == "modes" else SampleGrid
     return Job(
         backbone=model,
         objective=goal,
-        data=data(recipe.data),
+        data=source,
         config=recipe.train,
         sample=recipe.sample,
         folder=folder,
@@ -86,14 +99,25 @@ def job(recipe: Recipe, folder: Path) -> Any:
         identity={
             "name": recipe.name,
             "data": recipe.data.name,
+            "data_fingerprint": getattr(source, "fingerprint", None),
             "backbone": {"name": recipe.backbone.name, "config": origin},
             "base": origin.get("path") if teacher else None,
             "objective": recipe.objective.name,
             "condition_shift": recipe.sections()["objective"].get("condition_shift"),
             "recipe": recipe.fingerprint,
         },
+        warnings=_warnings(goal, model),
         on_sample=grid(recipe.sample, teacher, recipe.train, folder) if goal.needs.inputs == "latents" else None,
         on_report=partial(write_page, folder),
+    )
+
+
+def _warnings(goal: Any, model: Any) -> tuple[str, ...]:
+    shift = getattr(goal.config, "condition_shift", None)
+    if shift is None or not shift.is_invisible(model.scale_invariant_text):
+        return ()
+    return (
+        f"condition_shift a = {shift.a:g}, b = 0 is invisible to this backbone: c_fake acts as c. Set b, or a < 0.",
     )
 
 
@@ -103,56 +127,31 @@ def _rooted(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"path": str(Path(path).resolve())} if path and Path(path).is_dir() else config
 
 
-def load_model(path: str | Path) -> Model:
-    """A model from a run, a checkpoint, an exported folder, or `assets:NAME`."""
+def load_model(path: str | Path, weights: bool = True) -> Model:
+    """A model from a run, a checkpoint, an exported folder, or `assets:NAME`. Without `weights`, as `skeleton` needs
+    it: nothing that was trained is read or verified."""
     from apex_cli.backbones import folders
     from apex_cli.training import checkpoint, lora
     from apex_cli.training.parts import load_components
 
     name = str(path)
-    folder = checkpoint.find(Path(folders.locate(name) if name.startswith("assets:") else name))
+    folder = checkpoint.find(Path(folders.locate(name) if name.startswith("assets:") else name), verified=weights)
     contract = checkpoint.read_contract(folder)
-    row = contract["backbone"]
+    row, tuning = contract["backbone"], contract["tuning"]
+    config, sample = dict(row["config"]), SampleConfig(**contract["sample"])
+    if tuning == "comfyui":
+        raise CheckpointError(f"'{folder}' is an export for ComfyUI.", "Use its run, or export it with --to merged.")
     kind = resolve("backbone", row["name"])
-    sample = SampleConfig(**contract["sample"])
-    if contract["tuning"] == "exported":
-        return Model(kind(kind.Config(**row["config"] | {"path": str(folder)})), sample, contract, folder)
-    model, _ = start(row["name"], kind.Config(**row["config"]))
-    weights = folder / contract["weights"]
-    if contract["tuning"] == "lora":
-        lora.load(model, weights)
-    else:
-        load_components(model, weights)
+    if tuning == "exported":
+        return Model(kind(kind.Config(**config | {"path": str(folder)})), sample, contract, folder)
+    if config.get("path") == checkpoint.BASE and (folder / checkpoint.BASE).is_dir():
+        config["path"] = str(folder / checkpoint.BASE)
+    model, _ = start(row["name"], kind.Config(**config), weights)
+    if weights and tuning == "lora":
+        lora.load(model, folder / contract["weights"])
+    elif weights:
+        load_components(model, folder / contract["weights"])
     return Model(model, sample, contract, folder)
-
-
-def skeleton(name: str, config: Any) -> Any:
-    """What `start` gives, on the meta device: shapes from configuration files, no weight is read.
-
-    The adapters of a LoRA run along the way count as fused.
-    """
-    import torch
-
-    from apex_cli.backbones import folders
-    from apex_cli.training import checkpoint
-
-    path = getattr(config, "path", None)
-    kind = resolve("backbone", name)
-    if not path or not is_checkpoint(path):
-        with torch.device("meta"):
-            return kind(config)
-    place = Path(folders.locate(path))
-    folder = place if (place / "contract.json").is_file() else max(checkpoint.steps(place), default=place)
-    if not (folder / "contract.json").is_file():
-        raise CheckpointError(f"'{path}' holds no finished checkpoint.", "Train it first: apex train RECIPE.")
-    contract = checkpoint.read_contract(folder)
-    row = contract["backbone"]
-    if row["name"] != name:
-        raise CheckpointError(f"'{path}' is not a {name} model.", "Choose the backbone that the run was made with.")
-    if contract["tuning"] == "exported":
-        with torch.device("meta"):
-            return kind(config.model_copy(update={"path": str(folder)}))
-    return skeleton(name, kind.Config(**row["config"])).with_config(config)
 
 
 def plan(recipe: Recipe, ranks: int = 1, mfu: float = 0.35) -> Any:
@@ -180,39 +179,8 @@ def load_teacher(model: Model) -> Model:
     return load_model(path)
 
 
-def fuse(model: Model) -> None:
-    """Add LoRA adapters to the weights they adapt, so that the model is like any other."""
-    if model.contract["tuning"] == "lora":
-        model.backbone.pipeline.fuse_lora()
-        model.backbone.pipeline.unload_lora_weights()
+def export(run: str | Path, folder: Path, wanted: Any) -> Any:
+    """What `apex ckpt export` does: `exporting.export.Wanted` in, `Proof` out."""
+    from apex_cli.exporting.export import export
 
-
-def _forget_origin(folder: Path) -> None:
-    """Remove the local path that the libraries write into every configuration file."""
-    for file in (*folder.glob("*.json"), *folder.glob("*/config.json")):
-        facts = json.loads(file.read_text())
-        if facts.pop("_name_or_path", None):
-            file.write_text(json.dumps(facts, indent=2) + "\n")
-
-
-def export(model: Model, folder: Path, dtype: str) -> None:
-    """Write a self-contained pipeline folder (LoRA fused) that stock diffusers loads, with its sampler contract."""
-    import torch
-
-    from apex_cli.training import checkpoint
-
-    fuse(model)
-    if dtype != "float32":  # what it is already; diffusers warns about any cast
-        model.backbone.pipeline.to(getattr(torch, dtype))
-    contract: dict[str, Any] = model.contract | {"tuning": "exported"}
-    contract["backbone"] = {**contract["backbone"], "config": {**contract["backbone"]["config"], "path": None}}
-    if not str(contract["base"]).startswith("assets:"):
-        contract["base"] = None  # a folder of this machine means nothing elsewhere
-
-    def fill(staging: Path) -> None:
-        model.backbone.save(staging)
-        _forget_origin(staging)
-        (staging / "contract.json").write_text(json.dumps(contract, indent=1))
-        shutil.copy(model.source / "recipe.toml", staging / "recipe.toml")
-
-    checkpoint.write(folder, fill)
+    return export(load_model(run), load_model, folder, wanted)

@@ -11,11 +11,16 @@ from apex_cli.errors import UsageError
 TABLE: dict[str, dict[str, str]] = {
     "backbone": {
         "sana": "apex_cli.backbones.sana:Sana",
+        "qwen_image": "apex_cli.backbones.qwen_image:QwenImage",
+        "zimage": "apex_cli.backbones.zimage:ZImage",
+        "flux": "apex_cli.backbones.flux:Flux",
+        "sd3": "apex_cli.backbones.sd3:Sd3",
         "mlp": "apex_cli.backbones.mlp:Mlp",
     },
     "objective": {
         "fm": "apex_cli.objectives.fm:FlowMatching",
         "apex": "apex_cli.objectives.apex:Apex",
+        "reading": "apex_cli.objectives.reading:Reading",
         "reconstruction": "apex_cli.objectives.reconstruction:Reconstruction",
     },
     "sampler": {

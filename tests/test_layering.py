@@ -15,7 +15,7 @@ FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 BASE = {"errors", "config"}
 PARTS = {"objectives", "backbones", "samplers", "worlds"}
 MAKERS = {"data", "generation"}
-ENGINE = {"training", "evaluation", "benching"} | MAKERS
+ENGINE = {"training", "evaluation", "benching", "exporting"} | MAKERS
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
@@ -29,15 +29,17 @@ ALLOWED: dict[str, set[str]] = {
     **{maker: BASE | {"flow", "records"} | PARTS | MAKERS for maker in MAKERS},
     "generation": BASE | {"flow", "records", "registry"} | PARTS,  # a checkpoint names its sampler
     **{room: BASE | {"flow", "records"} | PARTS | MAKERS for room in ENGINE - MAKERS},
+    "exporting": BASE | PARTS | MAKERS | {"training"},
     "recipe": BASE | ENGINE | {"registry", "mistakes"},
     "build": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe"},
-    "commands": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe", "build"},
+    "doctor": BASE | ENGINE | PARTS | {"recipe", "build"},
+    "commands": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe", "build", "doctor"},
     "app": {"errors", "commands"},
 }
 """Room (a folder or file of the package) -> rooms it may import; itself and the version are always allowed."""
 
 SHELL = ("app", "commands")
-MODEL_LIBRARIES = ("backbones", "evaluation", "worlds.shapes.pipeline", "training.lora")
+MODEL_LIBRARIES = ("backbones", "evaluation", "worlds.shapes.pipeline", "worlds.shapes.qwen_pipeline", "training.lora")
 ONLY_IN = {
     "typer": SHELL,
     "rich": SHELL,

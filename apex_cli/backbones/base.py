@@ -28,6 +28,14 @@ class Backbone(Protocol):
     """(C, h, w) of one image at the configured resolution."""
     cond_dim: int
     """D of `Cond.tokens`."""
+    pooled_dim: int
+    """P of `Cond.pooled`; 0 where there is none."""
+
+    scale_invariant_text: bool
+    """Whether the text is normalised before any weight sees it, so that its length carries no meaning."""
+    unused: tuple[str, ...]
+    """Prefixes of parameters that nothing we compute depends on, as `transformer.NAME` or `text_encoder.NAME`; they
+    never get a gradient, so training leaves them frozen."""
 
     def encode_prompts(self, prompts: Sequence[str]) -> Cond:
         """Text to embeddings, exactly as the stock pipeline makes them."""

@@ -103,6 +103,9 @@ class Mlp:
     lora_targets = ()  # no pipeline that could load adapters
     latent_shape = (2, 1, 1)
     cond_dim = CONDITIONS
+    pooled_dim = 0
+    scale_invariant_text = False
+    unused: tuple[str, ...] = ()
 
     def __init__(self, config: MlpConfig):
         self.config = config

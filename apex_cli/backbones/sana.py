@@ -9,61 +9,35 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from pydantic import Field
 from torch import Tensor
 
-from apex_cli.backbones import folders
-from apex_cli.config import Section
+from apex_cli.backbones.pipelines import PipelineBackbone, PipelineConfig
 from apex_cli.flow.condition import Cond
 from apex_cli.worlds.shapes.pipeline import TinySanaConfig, build_pipeline
 
 
-class SanaConfig(Section):
-    path: str | None = None
-    """A diffusers pipeline folder, `assets:NAME` for one that ships with apex, or a hub id. None builds `tiny`."""
+class SanaConfig(PipelineConfig):
     tiny: TinySanaConfig = TinySanaConfig()
     """Sizes of a fresh pipeline of the shapes world; read only without `path`."""
-    resolution: int = 64
-    """Pixels of a side of the square images."""
-    max_tokens: int = Field(default=300, gt=0)
-    """Prompt length kept, as `max_sequence_length` of the stock pipeline."""
     instruction: bool = False
     """Put the stock pipeline's complex human instruction before every prompt."""
 
 
-class Sana:
+class Sana(PipelineBackbone):
     """One loaded `SanaPipeline`; `network` is its transformer."""
 
     Config = SanaConfig
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     pipeline_class = "SanaPipeline"
 
-    def __init__(self, config: SanaConfig):
-        self.config = config
-        folders.silence()
-        pipeline = folders.load(config.path, self.pipeline_class) if config.path else build_pipeline(config.tiny)
-        self.pipeline = pipeline
-        # Any: modules of a config and methods that nn.Module does not know of.
-        self.network: Any = pipeline.transformer
-        self.autoencoder: Any = pipeline.vae
-        self.text_encoder: Any = pipeline.text_encoder
-        for module in (self.network, self.autoencoder, self.text_encoder):
-            module.requires_grad_(False).eval()
-        self._measure()
+    @staticmethod
+    def fresh(tiny: TinySanaConfig):
+        return build_pipeline(tiny)
 
-    def _measure(self) -> None:
-        side = self.config.resolution // self.autoencoder.spatial_compression_ratio
-        self.latent_shape = (self.network.config.in_channels, side, side)
-        self.cond_dim: int = self.network.config.caption_channels
-
-    def with_config(self, config: SanaConfig) -> Sana:
-        """The same weights under another configuration (resolution, prompt length)."""
-        self.config = config
-        self._measure()
-        return self
+    def dimensions(self) -> tuple[int, int, int]:
+        facts = self.network.config
+        return facts.in_channels, self.autoencoder.spatial_compression_ratio, facts.caption_channels
 
     def encode_prompts(self, prompts: Sequence[str]) -> Cond:
         """Gemma-2's last hidden state, as the stock pipeline computes it, without its padding.
@@ -106,7 +80,3 @@ class Sana:
             timestep=t * (1000.0 * self.network.config.timestep_scale),
             return_dict=False,
         )[0]
-
-    def save(self, folder: Path) -> None:
-        """The whole pipeline folder, as `SanaPipeline.save_pretrained` writes it."""
-        self.pipeline.save_pretrained(folder)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from apex_cli.commands._ui import Json, emit, table
+from apex_cli.commands._ui import Json, emit, say, table
 
 app = typer.Typer(help="List, verify and export checkpoints.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -19,6 +19,12 @@ class Dtype(StrEnum):
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
+
+
+class Form(StrEnum):
+    merged = "merged"
+    diffusers = "diffusers"
+    comfyui = "comfyui"
 
 
 @app.command()
@@ -46,13 +52,42 @@ def verify(run: Run) -> None:
 def export(
     run: Run,
     dest: Annotated[Path, typer.Argument(help="Folder to write.")],
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--to",
+            help="merged: a whole pipeline folder, LoRA fused. diffusers: only what was trained, as a LoRA file for "
+            "load_lora_weights or as component folders; a base that is on no hub comes along. comfyui: one LoRA file.",
+        ),
+    ] = Form.merged,
     dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
+    base: Annotated[
+        str | None, typer.Option(help="Hub id or folder of the base, if not what the run started from.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO_ID", help="Upload the export to this hub repository.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Write a pipeline folder that stock diffusers loads (LoRA fused, averaged weights if the run kept an average)."""
+    """Write a run for other software, with a model card, and prove that it draws what the run draws."""
     from apex_cli import build
     from apex_cli.errors import StorageError
+    from apex_cli.exporting import push as hub
+    from apex_cli.exporting.export import Wanted
 
     if dest.exists():
         raise StorageError(f"'{dest}' exists already.", "Choose a new folder.")
-    build.export(build.load_model(run), dest, dtype.value)
-    typer.echo(dest)
+    if push is not None:
+        hub.check(push)
+    proof = build.export(run, dest, Wanted(form.value, dtype.value, base, push))
+    what = "the weight updates differ" if form is Form.comfyui else "the picture differs"
+    say(f"Read back: {what} from the run's by at most {proof.difference:.1e}.")
+    if proof.call is not None:
+        say(f"The call in {dest / 'README.md'}: by at most {proof.call:.1e}.")
+    address = None if push is None else hub.push(dest, push)
+    if as_json:
+        emit(
+            {"export": str(dest), "to": form.value, "difference": proof.difference, "call": proof.call, "hub": address}
+        )
+    else:
+        typer.echo(address or dest)

@@ -44,7 +44,10 @@ def train(
             deque(Trainer(build.job(read, folder)).run(), maxlen=0)
             return
         say(f"Run folder: {folder}")
-        last = show_training(Trainer(build.job(read, folder)).run(), read.train.steps)
+        job = build.job(read, folder)
+        for warning in job.warnings:
+            say(f"Warning: {warning}")
+        last = show_training(Trainer(job).run(), read.train.steps)
         say(f"Page: {folder / 'index.html'}")
     if as_json:
         emit({"run": str(folder), "step": read.train.steps, "loss": None if last is None else last.loss})

@@ -11,7 +11,7 @@ The paper's best cell (Table 7) is a = -0.5, b = 1.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import PositiveInt, model_validator
@@ -41,6 +41,11 @@ class ConditionShiftConfig(Section):
         if self.kind == "scalar" and isinstance(self.b, tuple | list):
             raise ValueError("a list of values for b needs kind = 'diagonal' or 'low_rank'")
         return self
+
+    def is_invisible(self, scale_invariant_text: bool) -> bool:
+        """Whether c_fake acts as c for ever: a = 1 and b = 0, or any a > 0 where the text is normalised first."""
+        plain = self.kind == "scalar" and not self.learned and self.b == 0
+        return plain and (self.a == 1 or (scale_invariant_text and cast(float, self.a) > 0))
 
 
 def _vector(name: str, values: Values, dim: int) -> Tensor:

@@ -22,6 +22,8 @@ from apex_cli.backbones.folders import refuse_pickles
 from apex_cli.errors import CheckpointError
 
 MANIFEST = "manifest.json"
+BASE = "base"
+"""Folder of a base that an export brings along; the backbone's `path` in its contract."""
 
 
 def step_folder(run: Path, step: int) -> Path:
@@ -87,16 +89,16 @@ def newest(run: Path) -> Path | None:
     return found[-1]
 
 
-def find(path: Path) -> Path:
+def find(path: Path, verified: bool = True) -> Path:
     """The checkpoint that `path` means: a step folder itself, or the newest one of a run folder."""
     if not path.is_dir():
         raise CheckpointError(f"There is no checkpoint or run at '{path}'.", "Give a run folder such as runs/NAME.")
-    if (path / "contract.json").is_file() or (path / MANIFEST).is_file():
-        verify(path)
-        return path
-    found = newest(path)
+    itself = (path / "contract.json").is_file() or (path / MANIFEST).is_file()
+    found = path if itself else next(reversed(steps(path)), None)
     if found is None:
         raise CheckpointError(f"'{path}' holds no finished checkpoint.", "Train it first: apex train RECIPE.")
+    if verified:
+        verify(found)
     return found
 
 

@@ -116,6 +116,8 @@ class Bench:
         """`backbone` lies on the meta device; `prompts` (none for pixels) and `size`: the rows of one micro-batch."""
         self.backbone, self.config, self.prompts, self.size = backbone, config, list(prompts), size
         self.parts = Parts(backbone, objective.needs, config, objective.modules)
+        from transformers import PreTrainedModel
+
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.modules = {"transformer": backbone.network}
         for name, attribute in {"text_encoder": "text_encoder", "vae": "autoencoder"}.items():
@@ -126,11 +128,14 @@ class Bench:
         with self.mode:
             for module in self.modules.values():
                 module.to_empty(device="cpu")
+                for part in module.modules():
+                    if isinstance(part, PreTrainedModel):
+                        part.tie_weights()  # undone by to_empty
         self.weights = addresses(p for module in self.modules.values() for p in module.parameters())
 
     def cond(self, prompts: list[str]) -> Cond:
         """Embeddings of `prompts`; with a gradient where the text encoder is trained."""
-        with torch.set_grad_enabled(self.config.text_encoder):
+        with torch.set_grad_enabled("text_encoder" in self.parts.modules):
             return self.backbone.encode_prompts(prompts)
 
     def batch(self, objective: Objective) -> Batch:
@@ -138,6 +143,10 @@ class Bench:
             side = self.backbone.config.resolution
             empty = torch.zeros(self.size, 1, 1)
             return Batch(torch.empty(self.size, 3, side, side), Cond(empty, empty[..., 0] > 0))
+        if objective.needs.inputs == "answers":
+            return Batch(
+                torch.zeros(self.size, len(objective.config.answers), dtype=torch.int64), self.cond(self.prompts)
+            )
         uncond = self.cond([""]).expand(self.size) if objective.needs.uncond else None
         return Batch(torch.empty(self.size, *self.backbone.latent_shape), self.cond(self.prompts), uncond)
 
@@ -172,6 +181,8 @@ class Bench:
             with counter:
                 if objective.needs.trains == "autoencoder":
                     self.backbone.decode(self.backbone.encode_images(batch.x))
+                elif objective.needs.trains == "text_encoder":
+                    self.cond(self.prompts)
                 else:
                     self.backbone.velocity(batch.x, torch.rand(self.size), batch.cond)
         return counter.get_total_flops()

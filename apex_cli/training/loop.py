@@ -46,6 +46,8 @@ class Job:
     folder: Path
     recipe: str
     identity: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    """What the user should know before the first step."""
     on_sample: Callable[[Any, int], dict[str, float]] | None = None
     """(backbone, step): draws the fixed-seed grid of the current weights; returns facts for the telemetry."""
     on_report: Callable[[], object] | None = None
@@ -119,7 +121,7 @@ class Trainer:
 
         One at a time: the last bits of a row depend on the rows beside it, and a resumed run meets other ones.
         """
-        if self.config.text_encoder:
+        if "text_encoder" in self.parts.modules:
             return self.backbone.encode_prompts(prompts)
         for prompt in prompts:
             if prompt not in self.conds:
@@ -133,6 +135,8 @@ class Trainer:
             empty = torch.zeros(len(rows), 1, 1, device=device)
             return Batch(self.job.data.pixels(rows).to(device), Cond(empty, empty[..., 0] > 0), ids=rows)
         cond = self.encode_prompts(self.job.data.prompts(rows)).to(device)
+        if self.objective.needs.inputs == "answers":
+            return Batch(self.job.data.answers(rows).to(device), cond, ids=rows)
         uncond = self.encode_prompts([""]).to(device).expand(len(rows)) if self.objective.needs.uncond else None
         return Batch(self.latents[torch.as_tensor(rows)].to(device), cond, uncond, rows)
 
@@ -250,7 +254,7 @@ class Trainer:
 
     def _encode(self) -> Iterator[Progress]:
         """Latents of the whole data set, from the cache or computed now by the main process."""
-        if self.objective.needs.inputs == "pixels":
+        if self.objective.needs.inputs != "latents":
             return
         data = self.job.data
         if not hasattr(data, "pixels"):

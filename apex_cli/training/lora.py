@@ -69,6 +69,12 @@ def load(backbone: Any, folder: Path) -> None:
     backbone.pipeline.load_lora_weights(folder, weight_name=FILE, adapter_name=ADAPTER)
 
 
+def fuse(backbone: Any) -> None:
+    """Add the adapters to the weights they adapt, so that the model is like any other."""
+    backbone.pipeline.fuse_lora()
+    backbone.pipeline.unload_lora_weights()
+
+
 def load_weights(backbone: Any, folder: Path) -> None:
     """Read the saved adapter weights into adapters that are already there (a resumed run)."""
     from peft import set_peft_model_state_dict

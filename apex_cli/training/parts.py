@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from apex_cli.errors import UsageError
 from apex_cli.objectives.base import Needs
 from apex_cli.training import lora
 from apex_cli.training.settings import TrainConfig
@@ -19,9 +20,13 @@ class Parts:
         self.backbone, self.lora = backbone, config.tuning == "lora"
         if needs.trains == "autoencoder":
             self.modules = {"vae": backbone.autoencoder}
+        elif needs.trains == "text_encoder":
+            self.modules = {"text_encoder": backbone.text_encoder}
         else:
             self.modules = {"transformer": backbone.network}
             if config.text_encoder:
+                if not hasattr(backbone.text_encoder, "save_pretrained"):
+                    raise UsageError("This backbone has several text encoders.", "Set train.text_encoder = false.")
                 self.modules["text_encoder"] = backbone.text_encoder
         self.extra = extra
         if self.lora:
@@ -29,6 +34,9 @@ class Parts:
         else:
             for module in self.modules.values():
                 module.requires_grad_(True)
+        for name, value in self.named.items():
+            if name.startswith(backbone.unused):
+                value.requires_grad_(False)
         if config.gradient_checkpointing:
             backbone.network.enable_gradient_checkpointing()
 

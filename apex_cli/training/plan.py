@@ -97,12 +97,12 @@ def make(
     if config.batch % ranks:
         raise UsageError(f"train.batch = {config.batch} cannot be shared by {ranks} ranks.", "Change either.")
     slices = micro_slices(config.batch, ranks, 0, config.micro_batch)
-    size, pixels = slices[0].stop - slices[0].start, objective.needs.inputs == "pixels"
+    size, inputs = slices[0].stop - slices[0].start, objective.needs.inputs
     rows = rows_of_step(len(data), config.batch, config.seed, 0)[:size].tolist()
-    bench = Bench(backbone, objective, config, [] if pixels else data.prompts(rows), size)
+    bench = Bench(backbone, objective, config, [] if inputs == "pixels" else data.prompts(rows), size)
     cost = bench.cost(objective)
-    plain = None if pixels else bench.cost(FlowMatching(FlowMatchingConfig()))
-    tokens = bench.tokens() if not pixels else 0
+    plain = bench.cost(FlowMatching(FlowMatchingConfig())) if inputs == "latents" else None
+    tokens = 0 if inputs == "pixels" else bench.tokens()
     geometry = Geometry(config.batch, ranks, size, len(slices), tokens)
     compute = _compute(cost, plain, config.batch / size)
     return Plan(
@@ -141,8 +141,9 @@ def _bytes(module: nn.Module) -> int:
 def _memory(bench: Bench, objective: Objective, data: Any, cost: StepCost, tokens: int) -> dict[str, int]:
     trained, real = _trained_bytes(bench), objective.needs.real
     copied = real == "ema" or (real == "base" and not bench.parts.lora)
-    pixels = objective.needs.inputs == "pixels"
-    cached = 0 if pixels or bench.config.text_encoder else _distinct_prompts(data, bench.config)
+    inputs = objective.needs.inputs
+    embedded = inputs != "pixels" and "text_encoder" not in bench.parts.modules
+    cached = _distinct_prompts(data, bench.config) if embedded else 0
     return {
         "weights": sum(_bytes(module) for module in bench.modules.values()),
         "gradients": trained,
@@ -150,7 +151,7 @@ def _memory(bench: Bench, objective: Objective, data: Any, cost: StepCost, token
         "average": trained if bench.config.ema else 0,
         "real network": _bytes(bench.backbone.network) if copied else 0,
         "activations": cost.activations,
-        "latents": 0 if pixels else _latent_bytes(bench, data),
+        "latents": _latent_bytes(bench, data) if inputs == "latents" else 0,
         "prompt cache": cached * tokens * getattr(bench.backbone, "cond_dim", 0) * FLOAT,
     }
 

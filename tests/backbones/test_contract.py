@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ def test_shapes(case):
     cond = case.model.encode_prompts(case.prompts)
     assert cond.tokens.shape == (3, cond.mask.shape[1], case.model.cond_dim)
     assert cond.mask.dtype == torch.bool
+    pooled = getattr(case.model, "pooled_dim", 0)
+    assert (cond.pooled is None) if pooled == 0 else (cond.pooled.shape == (3, pooled))
     with torch.no_grad():
         assert case.model.velocity(x_t, t, cond).shape == x_t.shape
         images = case.model.decode(x_t)
@@ -35,7 +38,8 @@ def test_shapes(case):
 def test_a_batch_is_its_rows(case, shifted):
     """No row sees the padding its neighbours bring, under c and under c_fake."""
     x_t, t = case.inputs()
-    shift = ConditionShift(ConditionShiftConfig(), case.model.cond_dim) if shifted else unshifted
+    widths = case.model.cond_dim, getattr(case.model, "pooled_dim", 0)
+    shift = ConditionShift(ConditionShiftConfig(), *widths) if shifted else unshifted
     together = case.model.velocity(x_t, t, shift(case.model.encode_prompts(case.prompts)))
     for i, prompt in enumerate(case.prompts):
         alone = case.model.velocity(x_t[i : i + 1], t[i : i + 1], shift(case.model.encode_prompts([prompt])))
@@ -46,8 +50,9 @@ def test_a_batch_is_its_rows(case, shifted):
 def test_padding_is_not_seen(case):
     x_t, t = case.inputs()
     cond = case.model.encode_prompts(case.prompts)
-    cond = cond.padded(cond.tokens.shape[1] + (3 if case.name != "mlp" else 0))
-    garbage = Cond(torch.where(cond.mask[..., None], cond.tokens, 1e3), cond.mask)
+    if not cond.mask.all():
+        cond = cond.padded(cond.tokens.shape[1] + 3)
+    garbage = replace(cond, tokens=torch.where(cond.mask[..., None], cond.tokens, 1e3))
     torch.testing.assert_close(
         case.model.velocity(x_t, t, garbage), case.model.velocity(x_t, t, cond), atol=1e-6, rtol=1e-6
     )
@@ -66,8 +71,7 @@ def test_saved_and_loaded_again(case, tmp_path):
     kind = registry.resolve("backbone", case.name)
     again = kind(case.model.config.model_copy(update={"path": str(tmp_path)}))
     x_t, t = case.inputs()
-    for model in (case.model, again):
-        assert model.latent_shape == case.model.latent_shape
+    assert again.latent_shape == case.model.latent_shape
     expected, found = (m.velocity(x_t, t, m.encode_prompts(case.prompts)) for m in (case.model, again))
     assert torch.equal(found, expected)
 
@@ -92,8 +96,7 @@ def test_gradient_checkpointing_changes_no_gradient(case):
     cond = case.model.encode_prompts(case.prompts).detach()
     found = []
     for checkpointed in (False, True):
-        model = copy.copy(case.model)
-        model.network = copy.deepcopy(case.model.network).requires_grad_(True)
+        model = case.trainable()
         if checkpointed:
             model.network.enable_gradient_checkpointing()
         model.velocity(x_t, t, cond).square().mean().backward()
@@ -101,3 +104,12 @@ def test_gradient_checkpointing_changes_no_gradient(case):
     assert found[0]
     for plain, checkpointed in zip(*found, strict=True):
         torch.testing.assert_close(checkpointed, plain, atol=1e-7, rtol=1e-5)
+
+
+def test_unused_is_what_gets_no_gradient(case):
+    """Or ranks that wait for the gradient of every trained parameter would wait for ever."""
+    x_t, t = case.inputs()
+    model = case.trainable()
+    model.velocity(x_t, t, case.model.encode_prompts(case.prompts).detach()).square().mean().backward()
+    names = {f"transformer.{name}": value.grad for name, value in model.network.named_parameters()}
+    assert {name for name, grad in names.items() if grad is None} == {n for n in names if n.startswith(model.unused)}

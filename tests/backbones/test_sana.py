@@ -4,62 +4,38 @@ from __future__ import annotations
 
 import inspect
 
-import numpy as np
 import pytest
 import torch
 
 from apex_cli.backbones import folders
 from apex_cli.backbones.sana import SanaConfig
 from apex_cli.errors import CheckpointError, SetupError
-from apex_cli.generation import CountedVelocity, to_pixels
+from apex_cli.generation import CountedVelocity
 from apex_cli.samplers import euler
 
 PROMPTS = ["a red cube", "a photo of two blue spheres and a green star"]
 
 
-def stock(pipeline, noise, sigmas, guidance=1.0, output_type="latent"):
-    """What diffusers' own `SanaPipeline` makes of `noise`."""
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline(
+@torch.no_grad()
+def test_guidance_is_that_of_the_stock_pipeline(sana):
+    noise, sigmas = torch.randn(2, *sana.latent_shape, generator=torch.Generator().manual_seed(3)), (1.0, 0.8, 0.3, 0.0)
+    velocity = CountedVelocity(sana, 3.0, sana.encode_prompts([""]))
+    sana.pipeline.set_progress_bar_config(disable=True)
+    expected = sana.pipeline(
         PROMPTS,
         latents=noise.clone(),
         sigmas=list(sigmas[:-1]),
-        num_inference_steps=len(sigmas) - 1,
-        guidance_scale=guidance,
+        num_inference_steps=3,
+        guidance_scale=3.0,
         height=64,
         width=64,
         use_resolution_binning=False,
         complex_human_instruction=None,
         max_sequence_length=64,
-        output_type=output_type,
+        output_type="latent",
     ).images
-
-
-def ours(sana, noise, sigmas, guidance=1.0):
-    uncond = sana.encode_prompts([""]) if guidance != 1 else None
-    return euler.sample(CountedVelocity(sana, guidance, uncond), noise, sigmas, sana.encode_prompts(PROMPTS), [])
-
-
-@pytest.fixture
-def noise(sana):
-    return torch.randn(2, *sana.latent_shape, generator=torch.Generator().manual_seed(3))
-
-
-@pytest.mark.parametrize("sigmas", [(1.0, 0.0), (1.0, 0.8, 0.3, 0.0)], ids=["1 step", "3 steps"])
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-@torch.no_grad()
-def test_euler_is_the_stock_pipeline(sana, noise, sigmas, guidance):
-    """Velocity convention, time argument, masks and guidance all at once."""
-    expected = stock(sana.pipeline, noise, sigmas, guidance)
-    torch.testing.assert_close(ours(sana, noise, sigmas, guidance), expected, atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_images_are_those_of_the_stock_pipeline(sana, noise):
-    images = np.stack([np.asarray(image) for image in stock(sana.pipeline, noise, (1.0, 0.0), output_type="pil")])
-    difference = np.abs(to_pixels(sana.decode(ours(sana, noise, (1.0, 0.0)))).astype(int) - images)
-    assert difference.max() <= 1
-    assert (difference > 0).mean() < 1e-3  # pixels at the edge of rounding
+    found = euler.sample(velocity, noise, sigmas, sana.encode_prompts(PROMPTS), [])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("instruction", [False, True])
@@ -79,15 +55,6 @@ def test_prompts_are_encoded_as_the_stock_pipeline_does(sana, instruction):
 
 def test_a_long_prompt_is_cut_where_the_stock_pipeline_cuts(sana):
     assert sana.encode_prompts(["a red cube and " * 40]).mask.sum() == sana.config.max_tokens
-
-
-@torch.no_grad()
-def test_the_saved_folder_is_an_ordinary_pipeline(sana, noise, tmp_path):
-    from diffusers import SanaPipeline
-
-    sana.save(tmp_path)
-    again = SanaPipeline.from_pretrained(tmp_path)
-    assert torch.equal(stock(again, noise, (1.0, 0.0)), stock(sana.pipeline, noise, (1.0, 0.0)))
 
 
 def test_a_pickle_is_refused(sana, tmp_path):

@@ -84,3 +84,18 @@ def test_inconsistent_settings_are_errors():
         shift(a=(1.0, 2.0))
     with pytest.raises(UsageError, match="2 values"):
         shift(kind="diagonal", a=(1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("shift", "on_sana", "on_qwen"),
+    [
+        ({"a": -0.5, "b": 1.0}, False, False),
+        ({"a": -1.0, "b": 0.0}, False, False),
+        ({"a": 0.5, "b": 0.0}, False, True),
+        ({"a": 1.0, "b": 0.0}, True, True),
+        ({"a": 1.0, "b": 0.0, "learned": True}, False, False),
+    ],
+)
+def test_a_shift_that_changes_nothing_is_known(shift, on_sana, on_qwen):
+    config = ConditionShiftConfig(**shift)
+    assert (config.is_invisible(False), config.is_invisible(True)) == (on_sana, on_qwen)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tiny_runs import APEX, LORA, apex, metrics, train, write_recipe
 
 from apex_cli.training.schedule import micro_slices, rows_of_step
+from apex_cli.worlds.shapes.questions import ANSWERS
 
 ROOT = Path(__file__).resolve().parents[2]
 ACCUMULATED = {"objective": APEX | {"caption_dropout": 0.3}, "train": {"steps": 4, "batch": 8}}
@@ -68,6 +69,26 @@ def test_what_is_measured(once):
     assert first["telemetry"]["shift_distance"] > 0
     assert any(name.startswith("error.t") for name in first["telemetry"])
     assert {"match", "fake", "sup"} == first["parts"].keys()
+
+
+def test_an_encoder_learns_to_read_and_the_rest_stays(tmp_path):
+    reading = {"objective": {"name": "reading", "answers": ANSWERS}, "data": {"name": "shapes", "size": 512}}
+    settings = {"steps": 60, "batch": 64, "lr": 1e-2, "log_every": 20, "save_every": 60, "keep": 1}
+    run = train(tmp_path / "reader", **reading, train=settings)
+    first, *_, last = metrics(run)
+    assert last["loss"] < 0.5 * first["loss"]
+    assert {path.name for path in (run / "step-000060" / "model").iterdir()} == {
+        "text_encoder",
+        "objective.safetensors",
+    }
+    flow = train(tmp_path / "flow", backbone={"name": "sana", "path": str(run)}, train={"steps": 1})
+    assert not (flow / "samples" / "teacher.png").exists()  # it starts from a reader, not from a flow model
+
+
+def test_a_shift_that_changes_nothing_is_told(tmp_path, capsys):
+    shift = {"condition_shift": {"a": 1.0, "b": 0.0}}
+    train(tmp_path / "run", objective=APEX | shift, train={"steps": 1})
+    assert "is invisible to this backbone" in capsys.readouterr().err
 
 
 def test_grids_and_checkpoints_come_when_asked(tmp_path):

@@ -15,6 +15,7 @@ from apex_cli.objectives.base import Batch, Nets
 from apex_cli.training.cost import FORMULAS, Activations, addresses
 from apex_cli.training.parts import Parts
 from apex_cli.training.schedule import rows_of_step
+from apex_cli.worlds.shapes.questions import ANSWERS
 
 EQ25 = {"name": "apex", "lambda_g": 0}
 BASE = {"name": "apex", "real": "base", "lambda_e": 0}
@@ -134,6 +135,13 @@ def test_the_autoencoder_can_be_planned(planned):
     assert plan.compute.step > 0
 
 
+def test_a_reader_can_be_planned(planned):
+    plan = planned(objective={"name": "reading", "answers": ANSWERS})[1]
+    assert plan.parameters.trainable == plan.parameters.total["text_encoder"] + plan.parameters.total["objective"]
+    assert plan.compute.step > 0
+    assert plan.memory["latents"] == plan.memory["prompt cache"] == 0
+
+
 @pytest.mark.parametrize("as_run", [False, True], ids=["pipeline", "run"])
 def test_a_folder_without_weights_is_enough(planned, tmp_path, as_run):
     from apex_cli.worlds.shapes.pipeline import TinySanaConfig, write_pipeline
@@ -148,7 +156,8 @@ def test_a_folder_without_weights_is_enough(planned, tmp_path, as_run):
         (path / "step-000002").mkdir(parents=True)
         (path / "step-000002" / "manifest.json").write_text("{}")
         row = {"name": "sana", "config": {"path": str(folder)}}
-        (path / "step-000002" / "contract.json").write_text(json.dumps({"tuning": "full", "backbone": row}))
+        contract = {"tuning": "full", "backbone": row, "sample": {}, "objective": "fm"}
+        (path / "step-000002" / "contract.json").write_text(json.dumps(contract))
     fresh, plan = planned()[1], planned(backbone={"path": str(path)})[1]
     assert (plan.parameters, plan.compute, plan.memory) == (fresh.parameters, fresh.compute, fresh.memory)
 

@@ -13,6 +13,7 @@ import pytest
 from tiny_runs import APEX, LORA, apex, manifest, metrics, train, write_recipe
 
 from apex_cli.records import Metrics
+from apex_cli.worlds.shapes.questions import ANSWERS
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = {"steps": 8, "save_every": 3, "warmup": 2}
@@ -28,6 +29,7 @@ RUNS = {
         "train": TRAIN | LORA | {"ema": 0.9, "micro_batch": 5},
     },
     "autoencoder": {"objective": {"name": "reconstruction"}, "train": TRAIN | {"precision": "bf16", "ema": 0.9}},
+    "reader": {"objective": {"name": "reading", "answers": ANSWERS}, "train": TRAIN},
 }
 """What a run may keep: averages, accumulation, a trained text encoder, adapters, learned tensors of the objective."""
 

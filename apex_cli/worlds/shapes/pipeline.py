@@ -7,6 +7,7 @@ SanaTransformer2DModel, FlowMatchEulerDiscreteScheduler. The weights are fresh; 
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ class TinySanaConfig(Section):
     seed: int = 0
 
 
+def spell(words: Iterable[str], vocab: dict[str, int]) -> list[Any]:
+    """Merges (pairs of strings) that make each of `words` one token, letter by letter; new tokens go into `vocab`.
+
+    Earlier words win: one that begins with a space mark must stand before words that could occur inside it.
+    """
+    merges = []
+    for word in words:
+        for end in range(1, len(word)):
+            if word[: end + 1] not in vocab:
+                merges.append((word[:end], word[end]))
+                vocab[word[: end + 1]] = len(vocab)
+    return merges
+
+
 def build_tokenizer():
     """A GemmaTokenizer whose merges spell every word of the world as one token; other text is letters and bytes."""
     from transformers import GemmaTokenizer
@@ -40,12 +55,7 @@ def build_tokenizer():
     vocab: dict[str, int] = {}
     for token in ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *string.ascii_lowercase, *string.digits):
         vocab[token] = len(vocab)
-    merges: list[Any] = []  # pairs of strings, though GemmaTokenizer's hint says strings
-    for word in [f"▁{word}" for word in WORDS] + list(STARTERS):
-        for end in range(1, len(word)):
-            if word[: end + 1] not in vocab:
-                merges.append((word[:end], word[end]))
-                vocab[word[: end + 1]] = len(vocab)
+    merges = spell([*(f"▁{word}" for word in WORDS), *STARTERS], vocab)
     for byte in range(256):
         vocab[f"<0x{byte:02X}>"] = len(vocab)
     return GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=True)

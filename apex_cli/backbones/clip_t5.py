@@ -1,0 +1,44 @@
+"""What FLUX and Stable Diffusion 3 share: CLIP and T5 read the prompt, and text and image meet in joint attention.
+
+Prompts are padded to a fixed length and the network attends to the padding: every position of `Cond` is real, and a
+condition shift acts on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apex_cli.backbones.pipelines import PipelineBackbone
+from apex_cli.flow.condition import Cond
+
+
+class ClipT5Backbone(PipelineBackbone):
+    """`text_encoder` holds every text encoder of the pipeline."""
+
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        parts = self.pipeline.components
+        self.text_encoder = nn.ModuleDict({name: parts[name] for name in parts if name.startswith("text_encoder")})
+
+    def _measure(self) -> None:
+        super()._measure()
+        self.pooled_dim = self.network.config.pooled_projection_dim
+
+    def read(self, number: str, prompts: Sequence[str], length: int) -> Any:
+        """What the text encoder `number` ("" for the first, "_2"...) answers to `prompts`, each `length` tokens."""
+        ids = getattr(self.pipeline, f"tokenizer{number}")(
+            list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).input_ids
+        encoder = getattr(self.pipeline, f"text_encoder{number}")
+        return encoder(ids.to(encoder.device), output_hidden_states=True)
+
+    @staticmethod
+    def whole(tokens: Tensor, pooled: Tensor) -> Cond:
+        """A condition without padding: `tokens` [B, L, D], `pooled` [B, P]."""
+        return Cond(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), pooled)

@@ -1,0 +1,110 @@
+"""What all adapters over diffusers pipelines share: loading, freezing, saving, and the geometry of latents.
+
+A subclass states what differs: how text is encoded, how `velocity` calls the transformer, and, where the autoencoder
+is not an `AutoencoderKL`, how latents are normalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from apex_cli.backbones import folders
+from apex_cli.config import Section
+from apex_cli.errors import UsageError
+
+
+class PipelineConfig(Section):
+    path: str | None = None
+    """A diffusers pipeline folder, `assets:NAME` for one that ships with apex, or a hub id. None builds `tiny`."""
+    resolution: int = 64
+    """Pixels of a side of the square images."""
+    max_tokens: int = Field(default=300, gt=0)
+    """Prompt length kept, as `max_sequence_length` of the stock pipeline."""
+
+
+class PipelineBackbone:
+    """One loaded diffusers pipeline; `network` is its transformer, everything is frozen."""
+
+    Config: ClassVar[type[Any]]
+    """A `PipelineConfig` with `tiny`, the sizes of a fresh pipeline."""
+    pipeline_class: ClassVar[str]
+    lora_targets: ClassVar[tuple[str, ...]]
+    scale_invariant_text: ClassVar[bool] = False
+    unused: tuple[str, ...] = ()
+    patch: int = 1
+    """A side of the latents must be a multiple of this."""
+    latent_shape: tuple[int, int, int]
+    cond_dim: int
+    pooled_dim: int = 0
+
+    def __init__(self, config: Any):
+        self.config = config
+        folders.silence()
+        self.pipeline = folders.load(config.path, self.pipeline_class) if config.path else self.fresh(config.tiny)
+        for module in self.pipeline.components.values():
+            if isinstance(module, nn.Module):
+                module.requires_grad_(False).eval()
+        # Any: modules of a config and methods that nn.Module does not know of.
+        self.network: Any = self.pipeline.transformer
+        self.autoencoder: Any = self.pipeline.vae
+        self.text_encoder: Any = self.pipeline.text_encoder
+        self._measure()
+
+    @staticmethod
+    def fresh(tiny: Any) -> Any:
+        """A new pipeline of the shapes world of the sizes `tiny`."""
+        raise NotImplementedError
+
+    def dimensions(self) -> tuple[int, int, int]:
+        """(latent channels, pixels of a side of one latent pixel, width of the prompt embedding)."""
+        raise NotImplementedError
+
+    def _measure(self) -> None:
+        channels, factor, self.cond_dim = self.dimensions()
+        side, rest = divmod(self.config.resolution, factor)
+        if rest or side % self.patch:
+            known = f"{self.pipeline_class} needs a multiple of {factor * self.patch}"
+            raise UsageError(f"backbone.resolution = {self.config.resolution}: {known}.", "Change the resolution.")
+        self.latent_shape = (channels, side, side)
+
+    def with_config(self, config: Any) -> Self:
+        """The same weights under another configuration (resolution, prompt length)."""
+        self.config = config
+        self._measure()
+        return self
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> the posterior's mean [B, C, H/f, W/f], (z - shift_factor) * scaling_factor."""
+        facts = self.autoencoder.config
+        return (self.autoencoder.encode(pixels).latent_dist.mode() - facts.shift_factor) * facts.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents -> pixels [B, 3, H, W]."""
+        facts = self.autoencoder.config
+        return self.autoencoder.decode(latents / facts.scaling_factor + facts.shift_factor).sample
+
+    def save(self, folder: Path) -> None:
+        """The whole pipeline folder, as the stock `save_pretrained` writes it."""
+        self.pipeline.save_pretrained(folder)
+
+
+@contextmanager
+def exact_time(embedding: nn.Module, time: Tensor) -> Iterator[None]:
+    """Let the time `embedding`, whose first argument it is, see `time` [B] unrounded.
+
+    diffusers casts t to the dtype of the hidden states first. In bf16, also under autocast, that makes 0.999 the same
+    as 1.0, while the objective goes on computing with 0.999. The embedding itself is float32 to its last step, so it
+    only has to be handed t: on the bf16 grid (0.5, 1.0) the answer is that of diffusers to the bit, in between it is
+    the one that belongs to t, and a run under autocast embeds a time as sampling without autocast does.
+    """
+    hook = embedding.register_forward_pre_hook(lambda _, inputs: (time.float(), *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,56 @@
+"""Stable Diffusion 3 and 3.5: diffusers' transformer, AutoencoderKL, two CLIPs and T5 behind the `Backbone` protocol.
+
+What differs from the common convention: the time argument is 1000 t; the prompt is a sequence (both CLIPs side by side,
+then T5) and a pooled vector (both CLIPs). See clip_t5.py for the padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import pad
+
+from apex_cli.backbones.clip_t5 import ClipT5Backbone
+from apex_cli.backbones.pipelines import PipelineConfig
+from apex_cli.flow.condition import Cond
+
+
+class Sd3Config(PipelineConfig):
+    path: str  # pyright: ignore[reportGeneralTypeIssues]  # required here
+    """A diffusers pipeline folder or a hub id."""
+    resolution: int = 1024
+    max_tokens: int = Field(default=256, gt=0)
+    """Length of T5's part of the prompt, as `max_sequence_length` of the stock pipeline."""
+
+
+class Sd3(ClipT5Backbone):
+    """One loaded `StableDiffusion3Pipeline`; `network` is its transformer."""
+
+    Config = Sd3Config
+    pipeline_class = "StableDiffusion3Pipeline"
+    patch = 2
+
+    def dimensions(self) -> tuple[int, int, int]:
+        facts = self.network.config
+        return facts.in_channels, self.pipeline.vae_scale_factor, facts.joint_attention_dim
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Cond:
+        """Sequence and pooled vector as the stock pipeline makes them; CLIP's channels are filled up with zeros."""
+        clips = [self.read(number, prompts, self.pipeline.tokenizer_max_length) for number in ("", "_2")]
+        t5 = self.read("_3", prompts, self.config.max_tokens).last_hidden_state
+        clip = torch.cat([answer.hidden_states[-2] for answer in clips], dim=-1)
+        clip = pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
+        return self.whole(torch.cat([clip, t5], dim=1), torch.cat([answer.text_embeds for answer in clips], dim=-1))
+
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
+        """F(x_t, t, c), all [B, C, h, w]; SD3 has no second time."""
+        return self.network(
+            hidden_states=x_t,
+            encoder_hidden_states=cond.tokens,
+            pooled_projections=cond.pooled,
+            timestep=1000 * t,
+            return_dict=False,
+        )[0]
