@@ -30,7 +30,7 @@ def call_arguments(backbone: Any, sigmas: Sequence[float], guidance: float) -> d
     config, parameters = backbone.config, inspect.signature(type(backbone.pipeline).__call__).parameters
     wanted = {
         "num_inference_steps": len(sigmas) - 1,
-        "sigmas": list(sigmas[:-1]),
+        "sigmas": [round(sigma, 9) for sigma in sigmas[:-1]],
         **_guidance(backbone, guidance, "true_cfg_scale" in parameters),
         "height": config.resolution,
         "width": config.resolution,

@@ -45,7 +45,7 @@ def render(model: Any, wanted: Wanted, base: str | None, sample: Sample, proof: 
         _sampling(model),
         **_code(model, wanted, base),
         name=wanted.repo or model.contract["name"],
-        description=recipe.get("description") or "A few-step text-to-image model.",
+        description=recipe.get("description") or f"A text-to-image model of {model.sample.nfe} network evaluations.",
         prompt=sample.request.prompt,
         file=comfyui_file(model),
         read=model.backbone.pipeline_class in comfyui.READ_FOR,
