@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from apex_cli.errors import CheckpointError
+from apex_cli.errors import CheckpointError, UsageError
 from apex_cli.generation import SampleConfig
 from apex_cli.recipe import Choice, Recipe
 from apex_cli.registry import resolve
@@ -87,6 +87,9 @@ def job(recipe: Recipe, folder: Path) -> Any:
     model, teacher = start(recipe.backbone.name, recipe.backbone.config)
     goal = objective(recipe.objective, model)
     origin, source = _rooted(recipe.backbone.config.model_dump()), data(recipe.data)
+    if goal.needs.inputs == "answers" and goal.config.answers != (asked := getattr(source, "questions", ())):
+        known = f"Set objective.answers = {list(asked)}." if asked else "Choose data that has questions, e.g. shapes."
+        raise UsageError(f"objective.answers does not fit the questions of '{recipe.data.name}'.", known)
     grid = PointGrid if recipe.data.name == "modes" else SampleGrid
     return Job(
         backbone=model,
@@ -154,6 +157,16 @@ def load_model(path: str | Path, weights: bool = True) -> Model:
     return Model(model, sample, contract, folder)
 
 
+def ready(path: str | Path) -> Model:
+    """`load_model` on the device that draws: an accelerator where there is one."""
+    import torch
+
+    model = load_model(path)
+    if device := torch.accelerator.current_accelerator(check_available=True):
+        model.backbone.to(device)
+    return model
+
+
 def plan(recipe: Recipe, ranks: int = 1, mfu: float = 0.35) -> Any:
     """What `apex train --plan` tells: a `training.plan.Plan`."""
     from apex_cli.training.plan import make
@@ -176,7 +189,7 @@ def load_teacher(model: Model) -> Model:
     path = model.contract["base"]
     if path is None:
         raise CheckpointError(f"'{model.source}' does not say what it was distilled from.", "Leave out --compare.")
-    return load_model(path)
+    return ready(path)
 
 
 def export(run: str | Path, folder: Path, wanted: Any) -> Any:

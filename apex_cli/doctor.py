@@ -95,6 +95,8 @@ def device() -> Finding:
         free, total = torch.cuda.mem_get_info()
         found = f"{torch.cuda.get_device_name()}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
         return Finding("machine", "device", "ok", f"{torch.cuda.device_count()} x {found}, CUDA {torch.version.cuda}")
+    if torch.accelerator.is_available():
+        return Finding("machine", "device", "ok", str(torch.accelerator.current_accelerator()))
     if shutil.which("nvidia-smi"):
         fix = "pip install --force-reinstall torch, in a build for the driver's CUDA"
         return Finding("machine", "device", "note", f"an NVIDIA GPU that torch {torch.__version__} cannot use", fix)
@@ -138,7 +140,8 @@ def broken() -> Iterator[Finding]:
         try:
             importlib.import_module(name)
         except (ImportError, RuntimeError, OSError) as error:
-            yield Finding("library", name, "problem", f"does not load: {error}", f"pip uninstall {name}")
+            fix = "pip uninstall torchvision" if name == "torchvision" else f"pip install --force-reinstall {name}"
+            yield Finding("library", name, "problem", f"does not load: {error}", fix)
 
 
 def extras(groups: dict[str, list[Requirement]]) -> Iterator[Finding]:
@@ -187,7 +190,7 @@ def hub(address: str, offline: bool) -> Finding:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE):
             pass
     except urllib.error.HTTPError as error:
-        return Finding("hub", address, "ok", f"answers with {error.code}")
+        return Finding("hub", address, "ok" if error.code < 500 else "note", f"answers with {error.code}")
     except OSError as error:
         reason = str(getattr(error, "reason", error))
         return Finding(
@@ -236,7 +239,7 @@ def _misses(recipe: Any) -> Iterator[tuple[str, str]]:
     absent = _absent_model(getattr(recipe.backbone.config, "path", None))
     if absent:
         yield absent
-    elif "/" in (recipe.backbone.config.path or ""):
+    elif "/" in (path := recipe.backbone.config.path or "") and not Path(path).is_dir():
         yield from _memory_short(recipe)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from apex_cli.config import Section
@@ -51,6 +52,10 @@ class Backbone(Protocol):
 
     def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
         """F(x_t, t, c): x_t [B, C, h, w], t [B] in [0, 1] -> [B, C, h, w]; `r`: a second time where there is one."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move every module to `device`."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -23,7 +23,7 @@ class FluxConfig(PipelineConfig):
     path: str  # pyright: ignore[reportGeneralTypeIssues]  # required here
     """A diffusers pipeline folder or a hub id."""
     resolution: int = 1024
-    max_tokens: int = Field(default=512, gt=0)
+    max_tokens: int = Field(default=512, gt=0, le=512)
     """Length of T5's sequence, as `max_sequence_length` of the stock pipeline."""
     embedded_guidance: float | None = None
     """`guidance_scale` of the stock pipeline (3.5 there), an input of FLUX.1-dev; FLUX.1-schnell has none."""

@@ -125,7 +125,11 @@ class Mlp:
     def encode_prompts(self, prompts: Sequence[str]) -> Cond:
         table = torch.cat([torch.eye(CONDITIONS), torch.zeros(1, CONDITIONS)])
         rows = [condition_of(prompt) if prompt else CONDITIONS for prompt in prompts]
-        return Cond(table[rows][:, None], torch.ones(len(rows), 1, dtype=torch.bool))
+        tokens = table[rows][:, None].to(next(self.network.parameters()).device)
+        return Cond(tokens, torch.ones(len(rows), 1, dtype=torch.bool, device=tokens.device))
+
+    def to(self, device: torch.device) -> None:
+        self.network.to(device)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         return pixels

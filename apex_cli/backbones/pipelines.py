@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -88,6 +89,10 @@ class PipelineBackbone:
         """Latents -> pixels [B, 3, H, W]."""
         facts = self.autoencoder.config
         return self.autoencoder.decode(latents / facts.scaling_factor + facts.shift_factor).sample
+
+    def to(self, device: torch.device) -> None:
+        """Move every module to `device`."""
+        self.pipeline.to(device)
 
     def save(self, folder: Path) -> None:
         """The whole pipeline folder, as the stock `save_pretrained` writes it."""

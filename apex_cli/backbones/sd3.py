@@ -22,7 +22,7 @@ class Sd3Config(PipelineConfig):
     path: str  # pyright: ignore[reportGeneralTypeIssues]  # required here
     """A diffusers pipeline folder or a hub id."""
     resolution: int = 1024
-    max_tokens: int = Field(default=256, gt=0)
+    max_tokens: int = Field(default=256, gt=0, le=512)
     """Length of T5's part of the prompt, as `max_sequence_length` of the stock pipeline."""
 
 

@@ -56,8 +56,9 @@ def export(
         Form,
         typer.Option(
             "--to",
-            help="merged: a whole pipeline folder, LoRA fused. diffusers: only what was trained, as a LoRA file for "
-            "load_lora_weights or as component folders; a base that is on no hub comes along. comfyui: one LoRA file.",
+            help="merged: a whole pipeline folder, LoRA fused. diffusers: only what was trained, a LoRA file for "
+            "load_lora_weights (a base that is on no hub comes along) or component folders (which need a base on the "
+            "hub, or --base). comfyui: one LoRA file.",
         ),
     ] = Form.merged,
     dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,

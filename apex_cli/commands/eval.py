@@ -61,7 +61,7 @@ def evaluate(
 
     resolve("suite", suite)  # so that a mistyped name gets a suggestion
     config = _checked(EvalConfig, suite=suite, split=split, images=images, prompts=prompts, seed=seed, batch=batch)
-    model = build.load_model(ckpt or build.SHIPPED_STUDENT)
+    model = build.ready(ckpt or build.SHIPPED_STUDENT)
     samples = [_sampling(model.sample, n, sampler, guidance) for n in nfe or [None]]
     done = [_run(replace(model, sample=sample), config, out, certify) for sample in samples]
     other = _other(compare, config, out, certify) if compare else None
@@ -112,7 +112,7 @@ def _other(place: str, config: EvalConfig, out: Path | None, certify: bool) -> E
     folder = Path(place)
     if (folder / REPORT).is_file():
         return Evaluated(folder.name, folder, read_report(folder))
-    return _run(build.load_model(place), config, out, certify)
+    return _run(build.ready(place), config, out, certify)
 
 
 def _run(model: Model, config: EvalConfig, out: Path | None, certify: bool) -> Evaluated:

@@ -37,7 +37,7 @@ def sample(
     from apex_cli.generation import Request
 
     out.mkdir(parents=True, exist_ok=True)
-    model = build.load_model(ckpt or build.SHIPPED_STUDENT)
+    model = build.ready(ckpt or build.SHIPPED_STUDENT)
     config = model.sample if nfe is None else model.sample.with_nfe(nfe)
     teacher = None if compare is None else build.load_teacher(model)
     cleaned = [build.read_prompt(model, text) for text in texts]

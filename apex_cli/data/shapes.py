@@ -12,7 +12,7 @@ from torch import Tensor
 
 from apex_cli.config import Section
 from apex_cli.worlds.shapes.grammar import Prompt, caption, example
-from apex_cli.worlds.shapes.questions import answers
+from apex_cli.worlds.shapes.questions import ANSWERS, answers
 from apex_cli.worlds.shapes.renderer import render
 
 
@@ -28,6 +28,7 @@ class ShapesData:
     """`prompts(rows)`, `pixels(rows)` and `answers(rows)`; nothing is stored, everything is drawn when asked for."""
 
     Config = ShapesConfig
+    questions = ANSWERS
 
     def __init__(self, config: ShapesConfig):
         self.config = config

@@ -104,13 +104,13 @@ def _code(model: Any, wanted: Wanted, base: str | None) -> dict[str, Any]:
 
 
 def _origin(contract: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    shift, data = contract["condition_shift"], contract.get("data_fingerprint")
+    shift, data, teacher = contract["condition_shift"], contract.get("data_fingerprint"), contract["base"]
     facts = {
         "recipe": f"{contract['name']}, SHA-256 {contract['recipe']}",
         "objective": contract["objective"],
         "condition shift": shift and ", ".join(f"{key} {value}" for key, value in shift.items()),
         "data": f"{contract['data']}, SHA-256 {data}" if data else contract["data"],
-        "distilled from": contract["base"],
+        "distilled from": teacher and (teacher if teacher.startswith("assets:") else Path(teacher).name),
         "tuning": recipe["train"]["tuning"],
         "step": contract["step"],
         "weights": "average of the run" if contract["weights"] == "ema" else "as trained last",

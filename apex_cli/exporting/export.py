@@ -102,10 +102,15 @@ def _base(model: Any, wanted: Wanted) -> str | None:
         raise UsageError("ComfyUI's file form is for LoRA, and this run trained whole weights.", remedy)
     origin = model.contract["backbone"]["config"]["path"]
     if (wanted.base or "").startswith("assets:"):
-        raise UsageError("Stock diffusers cannot read assets:NAME.", "Leave out --base: the base comes along.")
-    named = wanted.base or (origin if origin and not Path(folders.locate(origin)).is_dir() else None)
+        raise UsageError("Stock diffusers cannot read assets:NAME.", "Leave out --base, or use --to merged.")
+    local = not origin or origin == BASE or Path(folders.locate(origin)).is_dir()
+    named = wanted.base or (None if local else origin)
     if named:
         folders.check(folders.locate(named), model.backbone.pipeline_class)
+        if Path(named).is_dir():
+            if wanted.repo:
+                raise UsageError("What is pushed needs a base that others can load.", "Give --base HUB_ID.")
+            named = str(Path(named).resolve())
     elif tuning == "full":
         remedy = "Use --to merged, or name that base as others know it: --base HUB_ID."
         raise UsageError("These components need a base, and the base of this run is only on this machine.", remedy)
@@ -189,6 +194,7 @@ def _prove(
         again = load(folder)
         _check_keys(again, folder)
         difference = float((draw(again, prompt)[1] - picture).abs().max())
+        _cast(again.backbone.pipeline, wanted.dtype)
         proof = Proof(difference, _call_difference(again, prompt, picture))
     if wanted.dtype == "float32" and (proof.difference > TOLERANCE or (proof.call or 0) > ONE_LEVEL):
         told = f"{proof.difference:.1e} (allowed {TOLERANCE:g}); by the card's call {proof.call or 0:.1e}"

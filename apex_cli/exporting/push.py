@@ -17,6 +17,8 @@ def check(repo: str) -> None:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise UsageError(f"'{repo}' is no repository of the hub.", "Write it as OWNER/NAME.") from error
+    if "/" not in repo:
+        raise UsageError(f"'{repo}' has no owner.", "Write it as OWNER/NAME.")
     if constants.HF_HUB_OFFLINE:
         raise SetupError("HF_HUB_OFFLINE=1 forbids to push.", "Unset it, or leave out --push.")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -18,7 +18,7 @@ from apex_cli.objectives.base import Batch, Draws, Loss, Needs, Nets
 
 
 class ReadingConfig(Section):
-    answers: tuple[int, ...] = Field(min_length=1)
+    answers: tuple[PositiveInt, ...] = Field(min_length=1)
     """How many answers each question has, as the data counts them."""
 
 

@@ -116,8 +116,6 @@ class Bench:
         """`backbone` lies on the meta device; `prompts` (none for pixels) and `size`: the rows of one micro-batch."""
         self.backbone, self.config, self.prompts, self.size = backbone, config, list(prompts), size
         self.parts = Parts(backbone, objective.needs, config, objective.modules)
-        from transformers import PreTrainedModel
-
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.modules = {"transformer": backbone.network}
         for name, attribute in {"text_encoder": "text_encoder", "vae": "autoencoder"}.items():
@@ -129,7 +127,7 @@ class Bench:
             for module in self.modules.values():
                 module.to_empty(device="cpu")
                 for part in module.modules():
-                    if isinstance(part, PreTrainedModel):
+                    if hasattr(part, "tie_weights"):
                         part.tie_weights()  # undone by to_empty
         self.weights = addresses(p for module in self.modules.values() for p in module.parameters())
 

@@ -70,6 +70,9 @@ class Trainer:
             log_with=list(self.config.trackers) or None,
             project_dir=job.folder,
         )
+        job.backbone.to(self.accelerator.device)
+        if job.objective.modules is not None:
+            job.objective.modules.to(self.accelerator.device)
         self.parts = Parts(job.backbone, job.objective.needs, self.config, job.objective.modules)
         self.params = self.parts.named
         values = list(self.params.values())
@@ -262,13 +265,16 @@ class Trainer:
             return
         key = f"{data.fingerprint[:16]}-{weights_hash(self.backbone.autoencoder)[:16]}"
         with self.accelerator.main_process_first():
-            for item in cached_latents(key, len(data), data.pixels, self.backbone.encode_images):
+            for item in cached_latents(key, len(data), data.pixels, self._encode_images):
                 if self.stop_signal is not None:
                     raise Stopped(self.stop_signal, "Stopped before the first step.", "Run the same command.")
                 if isinstance(item, int):
                     yield Progress("encode", item, len(data))
                 else:
                     self.latents = item
+
+    def _encode_images(self, pixels: Tensor) -> Tensor:
+        return self.backbone.encode_images(pixels.to(self.accelerator.device))
 
     def _sample(self) -> None:
         if self.job.on_sample is not None and self.accelerator.is_main_process:

@@ -18,16 +18,19 @@ class Parts:
 
     def __init__(self, backbone: Any, needs: Needs, config: TrainConfig, extra: nn.Module | None):
         self.backbone, self.lora = backbone, config.tuning == "lora"
+        if needs.trains != "transformer" and (self.lora or config.text_encoder):
+            remedy = 'Set train.tuning = "full" and train.text_encoder = false.'
+            raise UsageError(f"This objective trains the whole {needs.trains} and nothing else.", remedy)
         if needs.trains == "autoencoder":
             self.modules = {"vae": backbone.autoencoder}
         elif needs.trains == "text_encoder":
-            self.modules = {"text_encoder": backbone.text_encoder}
+            self.modules = {"text_encoder": getattr(backbone, "text_encoder", None)}
         else:
             self.modules = {"transformer": backbone.network}
             if config.text_encoder:
-                if not hasattr(backbone.text_encoder, "save_pretrained"):
-                    raise UsageError("This backbone has several text encoders.", "Set train.text_encoder = false.")
-                self.modules["text_encoder"] = backbone.text_encoder
+                self.modules["text_encoder"] = getattr(backbone, "text_encoder", None)
+        if "text_encoder" in self.modules and not hasattr(self.modules["text_encoder"], "save_pretrained"):
+            raise UsageError("This backbone has not just one text encoder.", "Train its transformer.")
         self.extra = extra
         if self.lora:
             lora.add(backbone.network, config.lora, backbone.lora_targets, config.seed)

@@ -46,7 +46,7 @@ class TrainConfig(Section):
     telemetry_every: int = Field(default=100, ge=1)
     """Steps between measurements of the gradient norm of every term and the distance of v(c) and v(c_fake)."""
     sample_every: int = Field(default=500, ge=1)
-    sample_prompts: tuple[str, ...] = ("a photo of a red cube",)
+    sample_prompts: tuple[str, ...] = Field(default=("a photo of a red cube",), min_length=1)
     sample_seeds: int = Field(default=2, ge=1)
     """Seeds drawn for each of `sample_prompts`."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
