@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+import tomli_w
 from filelock import FileLock
-from tiny_runs import apex, train, write_recipe
+from tiny_runs import LORA, TINY, apex, train, write_recipe
+
+from apex_cli.worlds.shapes.questions import ANSWERS
+
+SHORT = LORA | {"steps": 1}
+READING = {"name": "reading", "answers": ANSWERS}
 
 
 def told(capsys) -> str:
@@ -61,6 +67,29 @@ def test_mistakes_on_the_command_line(tmp_path, capsys, monkeypatch, argv, code,
     assert apex("train", *argv) == code
     assert words in told(capsys)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (
+            {"objective": READING | {"answers": [2, 3]}},
+            ["does not fit the questions of 'shapes'", "[9, 11, 5, 9, 11, 5]"],
+        ),
+        ({"objective": READING, "train": SHORT}, ["trains the whole text_encoder", 'train.tuning = "full"']),
+        ({"objective": {"name": "reconstruction"}, "train": SHORT}, ["trains the whole autoencoder"]),
+        ({"backbone": {"name": "mlp"}, "data": {"name": "modes"}, "train": SHORT}, ["has no LoRA"]),
+    ],
+    ids=["questions", "reading", "reconstruction", "modes"],
+)
+def test_parts_that_do_not_fit_together(tmp_path, capsys, sections, words):
+    recipe = tmp_path / "run.toml"
+    tables = {"objective": {"name": "fm"}, "backbone": {"name": "sana", "tiny": TINY, "max_tokens": 64}}
+    recipe.write_text(tomli_w.dumps(tables | {"data": {"name": "shapes"}, "train": {"steps": 1}} | sections))
+    assert apex("train", recipe, "--out", tmp_path / "run") == 2
+    err = told(capsys)
+    for word in words:
+        assert word in err
 
 
 def test_errors_as_json(tmp_path, capsys):
