@@ -239,7 +239,7 @@ def _misses(recipe: Any) -> Iterator[tuple[str, str]]:
     absent = _absent_model(getattr(recipe.backbone.config, "path", None))
     if absent:
         yield absent
-    elif "/" in (path := recipe.backbone.config.path or "") and not Path(path).is_dir():
+    elif "/" in (recipe.backbone.config.path or ""):
         yield from _memory_short(recipe)
 
 
@@ -269,7 +269,7 @@ def _absent_model(path: str | None) -> tuple[str, str] | None:
 
 
 def _memory_short(recipe: Any) -> Iterator[tuple[str, str]]:
-    """Planned without any weights; only for models that come from elsewhere, as the embedded ones fit anywhere."""
+    """Planned without any weights; not for the shipped models, which fit anywhere."""
     from apex_cli import build
 
     try:

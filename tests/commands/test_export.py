@@ -184,7 +184,7 @@ def test_half_precision_is_told(form, dtype, adapted, tmp_path, capsys):
     [
         (["--to", "comfyui"], 2, "this run trained whole weights"),
         (["--base", "."], 2, "Leave out --base."),
-        (["--to", "diffusers", "--base", "assets:shapes_teacher"], 2, "the base comes along"),
+        (["--to", "diffusers", "--base", "assets:shapes_teacher"], 2, "cannot read assets:NAME"),
         (["--to", "diffusers", "--base", "nowhere/at/all"], 4, "does not exist"),
         (["--push", "a/b/c"], 2, "Write it as OWNER/NAME."),
         (["--push", "me/model"], 4, "HF_HUB_OFFLINE=1 forbids to push."),
