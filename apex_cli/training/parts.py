@@ -22,7 +22,7 @@ class Parts:
             remedy = 'Set train.tuning = "full" and train.text_encoder = false.'
             raise UsageError(f"This objective trains the whole {needs.trains} and nothing else.", remedy)
         if needs.trains == "autoencoder":
-            self.modules = {"vae": backbone.autoencoder}
+            self.modules: dict[str, Any] = {"vae": backbone.autoencoder}
         elif needs.trains == "text_encoder":
             self.modules = {"text_encoder": getattr(backbone, "text_encoder", None)}
         else:
