@@ -152,10 +152,14 @@ def _batch(backbone: Backbone, config: SampleConfig, requests: Sequence[Request]
     return [Sample(r, p, x, nfe) for r, p, x in zip(requests, pixels, latents, strict=True)]
 
 
+def unit_range(images: Tensor) -> Tensor:
+    """Images in [-1, 1] -> float32 in [0, 1], as the stock pipelines scale them."""
+    return (images.float() / 2 + 0.5).clamp(0, 1)
+
+
 def to_pixels(images: Tensor) -> np.ndarray:
     """[B, 3, H, W] in [-1, 1] -> uint8 [B, H, W, 3], rounded as the stock pipelines round."""
-    scaled = (images.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-    return (scaled * 255).round().astype("uint8")
+    return (unit_range(images).permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype("uint8")
 
 
 def diversity(images: np.ndarray, per_prompt: int) -> float | None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from apex_cli.backbones import folders, stock
 from apex_cli.errors import CheckpointError, UsageError
 from apex_cli.exporting import card, comfyui
-from apex_cli.generation import Request, Sample, generate, generator
+from apex_cli.generation import Request, Sample, generate, generator, unit_range
 from apex_cli.training import checkpoint, lora
 from apex_cli.training.checkpoint import BASE
 
@@ -83,7 +83,7 @@ def draw(model: Any, prompt: str) -> tuple[Sample, Tensor]:
     sample = next(generate(model.backbone, model.sample, [Request(prompt)]))
     with torch.no_grad():
         pixels = model.backbone.decode(sample.latent[None])[0]
-    return sample, (pixels.float() / 2 + 0.5).clamp(0, 1)
+    return sample, unit_range(pixels)
 
 
 def _base(model: Any, wanted: Wanted) -> str | None:

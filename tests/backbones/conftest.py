@@ -71,12 +71,20 @@ class Case:
         model.network = copy.deepcopy(self.model.network).requires_grad_(True)
         return model
 
-    def euler(self, noise: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
+    def euler(self, noise: torch.Tensor, sigmas: Sequence[float], guidance: float = 1.0) -> torch.Tensor:
         """What our sampler makes of `noise`."""
-        velocity = CountedVelocity(self.model, 1.0, None)
+        uncond = self.model.encode_prompts([""]) if guidance != 1 else None
+        velocity = CountedVelocity(self.model, guidance, uncond)
         return euler.sample(velocity, noise, sigmas, self.model.encode_prompts(self.prompts), [])
 
-    def stock(self, noise: torch.Tensor, sigmas: Sequence[float], output: str = "latent", pipeline: Any = None) -> Any:
+    def stock(
+        self,
+        noise: torch.Tensor,
+        sigmas: Sequence[float],
+        output: str = "latent",
+        pipeline: Any = None,
+        **asked: Any,
+    ) -> Any:
         """What diffusers' own pipeline makes of `noise`: latents of its shape, or images."""
         pipeline, how, side = pipeline or self.model.pipeline, STOCK[self.name], self.model.config.resolution
         pipeline.set_progress_bar_config(disable=True)
@@ -89,7 +97,7 @@ class Case:
             width=side,
             max_sequence_length=self.model.config.max_tokens,
             output_type=output,
-            **how.arguments,
+            **how.arguments | asked,
         ).images
         if how.packed and output == "latent":
             made = pipeline._unpack_latents(made, side, side, pipeline.vae_scale_factor).reshape(noise.shape)

@@ -1,4 +1,4 @@
-"""Z-Image, FLUX and SD3, which have no model of an embedded world: guidance, prompts, latents, plans and their own."""
+"""Z-Image, FLUX and SD3, which have no model of an embedded world: prompts, latents, plans and their own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ import torch
 from apex_cli.backbones.flux import Flux, FluxConfig
 from apex_cli.errors import UsageError
 from apex_cli.flow.condition_shift import ConditionShift, ConditionShiftConfig
-from apex_cli.generation import CountedVelocity
 from apex_cli.objectives.fm import FlowMatching, FlowMatchingConfig
-from apex_cli.samplers import euler
 from apex_cli.training.cost import Bench
 from apex_cli.training.settings import TrainConfig
 
@@ -36,42 +34,8 @@ def padded(request, cases):
     return cases(request.param)
 
 
-def ours(model, noise, guidance):
-    velocity = CountedVelocity(model, guidance, model.encode_prompts([""]) if guidance != 1 else None)
-    return euler.sample(velocity, noise, SIGMAS, model.encode_prompts(PROMPTS), [])
-
-
-def stock(model, noise, **guidance):
-    """The latents that diffusers' own pipeline draws from `noise` along `SIGMAS`."""
-    pipeline, side, packed = model.pipeline, model.config.resolution, model.pipeline_class == "FluxPipeline"
-    pipeline.set_progress_bar_config(disable=True)
-    made = pipeline(
-        list(PROMPTS),  # a copy: Z-Image writes its chat template into the list
-        latents=pipeline._pack_latents(noise, *noise.shape) if packed else noise.clone(),
-        sigmas=list(SIGMAS[:-1]),
-        num_inference_steps=3,
-        height=side,
-        width=side,
-        max_sequence_length=model.config.max_tokens,
-        output_type="latent",
-        **guidance,
-    ).images
-    return pipeline._unpack_latents(made, side, side, pipeline.vae_scale_factor) if packed else made
-
-
 def linear_layers(module) -> int:
     return sum(isinstance(part, torch.nn.Linear) for part in module.modules())
-
-
-@torch.no_grad()
-def test_guidance_is_that_of_the_stock_pipeline(case):
-    asked = {
-        "zimage": {"guidance_scale": 2.0},  # v_cond + 2 (v_cond - v_uncond)
-        "flux": {"true_cfg_scale": 3.0, "negative_prompt": [""] * 2},
-        "sd3": {"guidance_scale": 3.0},
-    }
-    noise, _ = case.inputs(2)
-    torch.testing.assert_close(ours(case.model, noise, 3.0), stock(case.model, noise, **asked[case.name]), **CLOSE)
 
 
 @torch.no_grad()
@@ -162,12 +126,12 @@ def flux_dev(tmp_path) -> FluxConfig:
 
 
 @torch.no_grad()
-def test_embedded_guidance_is_that_of_the_stock_pipeline(flux_dev):
-    model = Flux(flux_dev)
-    noise = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(3))
-    found = ours(model, noise, 1.0)
-    torch.testing.assert_close(found, stock(model, noise, guidance_scale=3.5), **CLOSE)
-    assert not torch.allclose(found, stock(model, noise, guidance_scale=1.0), **CLOSE)
+def test_embedded_guidance_is_that_of_the_stock_pipeline(flux_dev, cases):
+    case = replace(cases("flux"), model=Flux(flux_dev))
+    noise, _ = case.inputs()
+    found = case.euler(noise, SIGMAS)
+    torch.testing.assert_close(found, case.stock(noise, SIGMAS, guidance_scale=3.5), **CLOSE)
+    assert not torch.allclose(found, case.stock(noise, SIGMAS, guidance_scale=1.0), **CLOSE)
 
 
 def test_embedded_guidance_where_it_belongs_and_nowhere_else(flux_dev, cases):
