@@ -22,6 +22,7 @@ from apex_cli import __version__, errors
 from apex_cli.errors import ApexError, MemoryLimitError, StorageError, UsageError
 
 COMMANDS = {
+    "synth-data": "apex_cli.commands.synth_data:synth_data",
     "train": "apex_cli.commands.train:train",
     "sample": "apex_cli.commands.sample:sample",
     "ckpt": "apex_cli.commands.ckpt:app",

@@ -184,6 +184,15 @@ def read_prompt(model: Model, text: str) -> tuple[str, list[str]]:
     return normalise(text)
 
 
+def order(model: Model, sample: SampleConfig, config: Any, prompts: list[str]) -> Any:
+    """What `apex synth-data` makes: a `data.synth.Order`."""
+    from apex_cli.data.synth import Order
+    from apex_cli.evaluation.run import weights_hash
+
+    teacher = {"name": model.source.name, "weights": weights_hash(model.source)}
+    return Order(model.backbone, sample, config, prompts, teacher)
+
+
 def load_teacher(model: Model) -> Model:
     """The model that `model` was distilled from."""
     path = model.contract["base"]

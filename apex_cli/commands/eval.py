@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_cli.commands._options import checked, sampling
 from apex_cli.commands._ui import Json, emit, say, stderr, table
 
 if TYPE_CHECKING:
     from apex_cli.build import Model
-    from apex_cli.config import Section
     from apex_cli.evaluation.compare import Comparison
     from apex_cli.evaluation.records import Report
     from apex_cli.evaluation.settings import EvalConfig
-    from apex_cli.generation import SampleConfig
-
-    SectionT = TypeVar("SectionT", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -60,9 +57,9 @@ def evaluate(
     from apex_cli.registry import resolve
 
     resolve("suite", suite)  # so that a mistyped name gets a suggestion
-    config = _checked(EvalConfig, suite=suite, split=split, images=images, prompts=prompts, seed=seed, batch=batch)
+    config = checked(EvalConfig, suite=suite, split=split, images=images, prompts=prompts, seed=seed, batch=batch)
     model = build.ready(ckpt or build.SHIPPED_STUDENT)
-    samples = [_sampling(model.sample, n, sampler, guidance) for n in nfe or [None]]
+    samples = [sampling(model.sample, n, sampler, guidance) for n in nfe or [None]]
     done = [_run(replace(model, sample=sample), config, out, certify) for sample in samples]
     other = _other(compare, config, out, certify) if compare else None
     comparisons = [_compare(one, other) for one in done] if other else []
@@ -79,29 +76,6 @@ def evaluate(
         raise RegressionFound(
             f"Overall is below {min_overall:g}: {', '.join(missed)}.", "Look at the failures in gallery.html."
         )
-
-
-def _checked(kind: type[SectionT], **values: Any) -> SectionT:
-    """A section from options; a wrong value is a `UsageError` that names its option."""
-    from pydantic import ValidationError
-
-    from apex_cli.errors import UsageError
-
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        found = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
-        told = "; ".join(f"--{place}: {text}" if place else text for place, text in found)
-        raise UsageError(f"{told}.", "See `apex eval --help`.") from error
-
-
-def _sampling(sample: SampleConfig, nfe: int | None, sampler: str | None, guidance: float | None) -> SampleConfig:
-    """The contract's settings with those of the command line over them; noise levels follow what is changed."""
-    given = {"nfe": nfe, "sampler": sampler, "guidance": guidance}
-    changes = {name: value for name, value in given.items() if value is not None}
-    if not changes:
-        return sample
-    return _checked(type(sample), **{**sample.model_dump(), **changes, "sigmas": None})
 
 
 def _other(place: str, config: EvalConfig, out: Path | None, certify: bool) -> Evaluated:

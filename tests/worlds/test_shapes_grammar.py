@@ -103,6 +103,12 @@ def test_related_things_stand_about_the_middle() -> None:
         assert len(np.unique(middles, axis=0)) > 4
 
 
+def test_unrelated_things_stand_in_reading_order() -> None:
+    rng = np.random.default_rng(0)
+    layouts = [place(count, {}, rng)[0].tolist() for count in (2, 3, 4) for _ in range(50)]
+    assert all(layout == sorted(layout) for layout in layouts)
+
+
 def test_impossible_layout_is_a_data_error() -> None:
     with pytest.raises(DataError):
         place(40, {}, np.random.default_rng(0))

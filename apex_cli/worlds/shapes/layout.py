@@ -1,6 +1,7 @@
 """Places shapes on the canvas at random so that they keep apart, stay inside, and satisfy the asked relations.
 
-Free objects are placed one after the other on the canvas. Related objects are placed one after the other around the
+Free objects are placed one after the other on the canvas and stand in reading order: who says "a star and a ring" goes
+from left to right. Related objects are placed one after the other around the
 first, and the finished group then stands about the middle of the canvas, as in a photograph of two things. Each object
 draws many candidate centres at once and takes the first that keeps its distance; when none does, or the group is too
 large, the layout starts again anew. Centres lie on a lattice of 1/8 of the canvas and there are two sizes: a tiny
@@ -49,7 +50,7 @@ def _free(radii: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         if not fits.any():
             return None
         centers[index] = candidates[fits.argmax()]
-    return centers
+    return centers[np.lexsort((centers[:, 1], centers[:, 0]))]
 
 
 def _related(radii: np.ndarray, relations: Relations, rng: np.random.Generator) -> np.ndarray | None:

@@ -1,0 +1,66 @@
+"""Where prompts come from."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from apex_cli.data.prompt_files import read
+from apex_cli.errors import DataError, UsageError
+
+LINES = ["a red cube", "  a   red cube ", "", 'a cat, "quoted"', "Ein Haus über dem Fluß"]
+DISTINCT = ["a red cube", 'a cat, "quoted"', "Ein Haus über dem Fluß"]
+
+
+def write(path, column="prompt"):
+    rows = [{"id": i, column: line} for i, line in enumerate(LINES)]
+    match path.suffix:
+        case ".txt":
+            path.write_text("\n".join(LINES), encoding="utf-8")
+        case ".jsonl":
+            path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        case ".csv":
+            quoted = ['{},"{}"'.format(row["id"], row[column].replace('"', '""')) for row in rows]
+            path.write_text("\n".join([f"id,{column}", *quoted]), encoding="utf-8")
+        case ".parquet":
+            parquet.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "csv", "parquet"])
+def test_every_format_gives_the_same_distinct_prompts(tmp_path, suffix):
+    assert read(write(tmp_path / f"prompts.{suffix}")) == (DISTINCT, 2)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_a_column_can_be_named_and_must_be_there(tmp_path, suffix):
+    path = write(tmp_path / f"prompts.{suffix}", column="words")
+    assert read(path, "words")[0] == DISTINCT
+    with pytest.raises(DataError, match="has no column prompt or text or caption; it has id, words"):
+        read(path)
+
+
+def test_the_shapes_world_is_a_source():
+    prompts, dropped = read("shapes:iid")
+    assert (len(prompts), dropped) == (260, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "told"),
+    [
+        ("no.txt", None, DataError, "no file"),
+        ("a.png", b"", UsageError, "no file of prompts"),
+        ("a.txt", b"\n \n", DataError, "holds no prompt"),
+        ("a.txt", b"\xff\xfe\x00", DataError, "could not be read"),
+        ("a.jsonl", b'{"prompt": "a"}\n{"pro', DataError, "could not be read"),
+        ("a.parquet", b"PAR1", DataError, "could not be read"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, name, content, error, told):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(error, match=told):
+        read(str(tmp_path / name))
