@@ -74,8 +74,15 @@ def objective(choice: Choice, model: Any) -> Any:
     )
 
 
-def data(choice: Choice) -> Any:
-    return resolve("data", choice.name)(choice.config)
+def data(recipe: Recipe) -> Any:
+    """The data source; one that reads pictures of any size is told the resolution of the backbone."""
+    kind = resolve("data", recipe.data.name)
+    if "resolution" not in inspect.signature(kind).parameters:
+        return kind(recipe.data.config)
+    side = getattr(recipe.backbone.config, "resolution", None)
+    if side is None:
+        raise UsageError(f"The backbone '{recipe.backbone.name}' knows no pictures.", "Choose another [backbone].")
+    return kind(recipe.data.config, resolution=side)
 
 
 def job(recipe: Recipe, folder: Path) -> Any:
@@ -84,9 +91,9 @@ def job(recipe: Recipe, folder: Path) -> Any:
     from apex_cli.training.loop import Job
     from apex_cli.training.page import write_page
 
+    source = data(recipe)  # before the model, which may take minutes to load
     model, teacher = start(recipe.backbone.name, recipe.backbone.config)
-    goal = objective(recipe.objective, model)
-    origin, source = _rooted(recipe.backbone.config.model_dump()), data(recipe.data)
+    goal, origin = objective(recipe.objective, model), _rooted(recipe.backbone.config.model_dump())
     if goal.needs.inputs == "answers" and goal.config.answers != (asked := getattr(source, "questions", ())):
         known = f"Set objective.answers = {list(asked)}." if asked else "Choose data that has questions, e.g. shapes."
         raise UsageError(f"objective.answers does not fit the questions of '{recipe.data.name}'.", known)
@@ -171,8 +178,8 @@ def plan(recipe: Recipe, ranks: int = 1, mfu: float = 0.35) -> Any:
     """What `apex train --plan` tells: a `training.plan.Plan`."""
     from apex_cli.training.plan import make
 
-    model = skeleton(recipe.backbone.name, recipe.backbone.config)
-    return make(model, objective(recipe.objective, model), data(recipe.data), recipe.train, ranks, mfu)
+    source, model = data(recipe), skeleton(recipe.backbone.name, recipe.backbone.config)
+    return make(model, objective(recipe.objective, model), source, recipe.train, ranks, mfu)
 
 
 def read_prompt(model: Model, text: str) -> tuple[str, list[str]]:

@@ -230,7 +230,7 @@ def _misses(recipe: Any) -> Iterator[tuple[str, str]]:
     from apex_cli import build
 
     try:
-        build.data(recipe.data)
+        build.data(recipe)
     except ApexError as error:
         yield error.message, error.remedy
     for tracker in recipe.train.trackers:

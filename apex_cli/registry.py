@@ -31,6 +31,7 @@ TABLE: dict[str, dict[str, str]] = {
     "data": {
         "shapes": "apex_cli.data.shapes:ShapesData",
         "modes": "apex_cli.data.modes:ModesData",
+        "folder": "apex_cli.data.folder:FolderData",
     },
     "suite": {
         "shapes": "apex_cli.evaluation.shapes:ShapesSuite",

@@ -94,7 +94,7 @@ def test_a_copy_for_the_real_velocity_only_where_adapters_cannot_be_switched_off
 def test_activations_are_what_a_real_step_saves(planned, objective):
     read, plan = planned(objective=objective)
     backbone, goal, _ = real(read)
-    data = build.data(read.data)
+    data = build.data(read)
     rows = rows_of_step(len(data), read.train.batch, read.train.seed, 0)
     with torch.no_grad():
         cond = backbone.encode_prompts(data.prompts(rows.tolist()))

@@ -1,0 +1,205 @@
+"""A user's own pictures: a folder of images, captions in text files beside them or in one metadata file.
+
+Row i is the i-th picture by its name relative to the folder, subfolders included. Its caption stands in `NAME.txt`
+beside `NAME.jpg`, or, where the folder holds a `metadata.jsonl` or `metadata.csv`, in the row with its `file_name`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import Field
+from torch import Tensor
+
+from apex_cli.config import Section
+from apex_cli.errors import DataError, UsageError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+"""The decoders of `SUFFIXES`; whatever a file calls itself, no other one is given its bytes."""
+METADATA = ("metadata.jsonl", "metadata.csv")
+COLUMNS = ("text", "prompt")
+"""Columns of the captions where the recipe names none, the first one that a row has."""
+NAMED = 3
+"""Pictures that an error names before it counts."""
+
+
+class FolderConfig(Section):
+    path: str = Field(min_length=1)
+    """The folder; relative to where the command runs."""
+    caption_column: str | None = None
+    """Column of metadata.jsonl or metadata.csv with the captions; None takes `text`, else `prompt`."""
+
+
+class FolderData:
+    """`prompts(rows)` and `pixels(rows)` of a folder; the pictures are read when asked for, the captions at once."""
+
+    Config = FolderConfig
+
+    def __init__(self, config: FolderConfig, resolution: int):
+        self._folder, self._side = Path(config.path).expanduser(), resolution
+        self._names = pictures(self._folder)
+        found = captions(self._folder, self._names, config.caption_column)
+        if bare := [name for name in self._names if not found.get(name)]:
+            told = f"{_count(bare, 'picture')} in '{self._folder}' without a caption: {_some(bare)}."
+            raise DataError(told, "Write each caption to a .txt file beside its picture, or to metadata.jsonl.")
+        self._captions = [found[name] for name in self._names]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over resolution, names, captions and the bytes of all pictures.
+
+        Bytes, not sizes and times: a copy of the folder on another machine is the same data, and a picture replaced
+        under its old time is not. Encoded latents are kept under this key. Whoever only plans does not ask for it.
+        """
+        with ThreadPoolExecutor() as pool:
+            contents = pool.map(_digest, (self._folder / name for name in self._names))
+            rows = list(zip(self._names, contents, self._captions, strict=True))
+        return hashlib.sha256(json.dumps(["folder-1", self._side, rows]).encode()).hexdigest()
+
+    def prompts(self, rows: Sequence[int]) -> list[str]:
+        return [self._captions[row] for row in rows]
+
+    def pixels(self, rows: Sequence[int]) -> Tensor:
+        """[B, 3, H, W] in [-1, 1]; raises `DataError` with the name of a picture that cannot be read."""
+        Image.init()  # `open(formats=...)` knows only decoders that are loaded
+        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+            warnings.simplefilter(
+                "ignore", Image.DecompressionBombWarning
+            )  # twice that size is an error, which is told
+            images = np.stack(list(pool.map(self._square, rows)))
+        return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def _square(self, row: int) -> np.ndarray:
+        """The centre of a picture, its shorter side made as long as the resolution: uint8 [H, W, 3]."""
+        try:
+            image = read_rgb(self._folder / self._names[row])
+            # The crop comes first, in fractions of a pixel, so that no long picture is ever enlarged as a whole.
+            return np.asarray(ImageOps.fit(image, (self._side, self._side), Image.Resampling.LANCZOS))
+        except Exception as error:  # what a decoder raises on damaged bytes, no library tells
+            told = f"The picture '{self._folder / self._names[row]}' could not be read: {_reason(error)}."
+            raise DataError(told, "Replace it, or take it and its caption out of the folder.") from error
+
+
+def pictures(folder: Path) -> list[str]:
+    """Names of all pictures relative to `folder`, with `/`, sorted; hidden files and folders do not count."""
+    if not folder.is_dir():
+        raise DataError(
+            f"The folder of pictures '{folder}' does not exist.", "Set data.path to your own; see docs/quickstart.md."
+        )
+    inside = (file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    names = sorted(file.as_posix() for file in inside if not any(part.startswith(".") for part in file.parts))
+    if not names:
+        raise DataError(f"No picture in '{folder}'.", f"Known are {', '.join(sorted(SUFFIXES))}, also in subfolders.")
+    return names
+
+
+def captions(folder: Path, names: Sequence[str], column: str | None) -> dict[str, str]:
+    """Name of a picture -> caption, from the metadata file if there is one, else from the text files."""
+    files = [folder / name for name in METADATA if (folder / name).is_file()]
+    if len(files) > 1:
+        raise DataError(f"'{folder}' has both {' and '.join(METADATA)}.", "Keep the one that is right.")
+    if files:
+        return _listed(files[0], names, (column,) if column else COLUMNS)
+    if column:
+        told = f"data.caption_column is set, but '{folder}' has no {' or '.join(METADATA)}."
+        raise UsageError(told, "Leave it out: the captions are read from .txt files.")
+    return {name: _text(file).strip() for name in names if (file := (folder / name).with_suffix(".txt")).is_file()}
+
+
+def _listed(file: Path, names: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+    """The captions of a metadata file."""
+    found: dict[str, str] = {}
+    for line, row in _rows(file):
+        column = next((name for name in columns if name in row), None)
+        if column is None or "file_name" not in row:
+            told = f"{file}:{line}: needs file_name and {' or '.join(columns)}, has {', '.join(map(str, row))}."
+            raise DataError(told, "Name the column of the captions: data.caption_column.")
+        name = PurePosixPath(str(row["file_name"]).replace("\\", "/")).as_posix()
+        if name in found:
+            raise DataError(f"{file}:{line}: '{name}' for the second time.", "Keep one caption for each picture.")
+        found[name] = str(row[column] or "").strip()
+    if absent := sorted(found.keys() - set(names)):
+        told = f"{_count(absent, 'picture')} in '{file}' which the folder does not have: {_some(absent)}."
+        raise DataError(told, f"file_name is relative to the folder; known are {', '.join(sorted(SUFFIXES))}.")
+    return found
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, row) of a metadata file."""
+    if file.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(_text(file)), strict=True)
+        try:
+            yield from ((reader.line_num, {name: row[name] for name in row if name}) for row in reader)
+        except csv.Error as error:
+            raise DataError(
+                f"{file}:{reader.line_num + 1}: {error}.", "Write one row a picture, quoted as CSV."
+            ) from error
+        return
+    for line, text in enumerate(_text(file).split("\n"), 1):  # a caption may hold the other line breaks of Unicode
+        if text.strip():
+            yield line, _object(file, line, text)
+
+
+def _object(file: Path, line: int, text: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{file}:{line}: not JSON: {error}.", "Write one JSON object a line.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{file}:{line}: not a JSON object.", 'Write {"file_name": "a.png", "text": "a caption"}.')
+    return row
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{file}' is not text in UTF-8.", "Save it again in UTF-8.") from error
+
+
+def read_rgb(file: Path) -> Image.Image:
+    """The first frame as RGB, turned as its EXIF says; what is transparent is composed on white."""
+    with Image.open(file, formats=FORMATS) as opened:
+        image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip at 255
+        image = image.point(lambda value: value * (1 / 257)).convert("L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"not one of {', '.join(FORMATS)}"
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _count(names: Sequence[str], what: str) -> str:
+    return f"{len(names)} {what}{'s' * (len(names) > 1)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -1,0 +1,3 @@
+"""Tiny runs for the tests of this folder."""
+
+from tiny_runs import once, own_cache  # noqa: F401

@@ -1,0 +1,66 @@
+"""The shipped recipes: each can be read and says what it takes; one whose model is missing says so in a sentence."""
+
+from __future__ import annotations
+
+import pytest
+from huggingface_hub import constants
+from PIL import Image
+from tiny_runs import apex, own_cache  # noqa: F401
+
+from apex_cli import recipe
+from apex_cli.backbones.folders import ASSETS
+
+NAMES = recipe.recipe_names()
+
+
+def hub_id(name: str) -> str | None:
+    """The hub model that a recipe starts from."""
+    path = getattr(recipe.load(name).backbone.config, "path", None)
+    return path if path and not path.startswith(("assets:", "runs/")) else None
+
+
+HUB = [name for name in NAMES if hub_id(name)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_read_and_its_start_exists(name):
+    read = recipe.load(name)
+    assert read.name == name
+    path = getattr(read.backbone.config, "path", None) or ""
+    if path.startswith("assets:"):
+        assert (ASSETS / path.removeprefix("assets:")).is_dir()
+    if path.startswith("runs/"):
+        assert path.removeprefix("runs/") in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_header_says_what_it_takes(name):
+    title, *lines = recipe.header(recipe.recipe_folder() / f"{name}.toml")
+    assert title.endswith(".")
+    told = {line.split()[0] for line in lines if line}
+    assert {"Hardware", "Ours"} | ({"Command", "Hours", "Paper"} if name in HUB else set()) <= told
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_a_large_model_is_trained_as_the_paper_trains(name):
+    read = recipe.load(name)
+    assert read.train.batch == 64
+    assert read.train.precision == "bf16"
+    assert (read.backbone.config.resolution, read.data.name) == (512, "folder")
+    assert (read.objective.config.condition_shift.a, read.objective.config.condition_shift.b) == (-0.5, 1.0)
+    if read.train.tuning == "lora":
+        assert read.train.lora.alpha == read.train.lora.rank == int(name.rpartition("_r")[2])
+
+
+@pytest.mark.parametrize(("name", "flag"), [("qwen_lora_r64", []), *((name, ["--plan"]) for name in HUB)])
+def test_a_hub_model_that_is_not_here(name, flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a black square")
+    assert apex("train", name, "--set", f"data.path={tmp_path}", "--out", tmp_path / "run", *flag) == 4
+    err = capsys.readouterr().err.replace(f"Run folder: {tmp_path / 'run'}\n", "")
+    assert hub_id(name) in err
+    assert "Traceback" not in err
+    message, remedy = err.strip().split("\n-> ")
+    assert "\n" not in message
+    assert remedy
