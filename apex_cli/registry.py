@@ -31,6 +31,7 @@ TABLE: dict[str, dict[str, str]] = {
     "data": {
         "shapes": "apex_cli.data.shapes:ShapesData",
         "modes": "apex_cli.data.modes:ModesData",
+        "shards": "apex_cli.data.shard_set:ShardSet",
         "folder": "apex_cli.data.folder:FolderData",
     },
     "suite": {

@@ -10,25 +10,19 @@ import csv
 import hashlib
 import io
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
 from apex_cli.config import Section
+from apex_cli.data.pictures import SUFFIXES, squares
 from apex_cli.errors import DataError, UsageError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-"""The decoders of `SUFFIXES`; whatever a file calls itself, no other one is given its bytes."""
 METADATA = ("metadata.jsonl", "metadata.csv")
 COLUMNS = ("text", "prompt")
 """Columns of the captions where the recipe names none, the first one that a row has."""
@@ -77,23 +71,8 @@ class FolderData:
 
     def pixels(self, rows: Sequence[int]) -> Tensor:
         """[B, 3, H, W] in [-1, 1]; raises `DataError` with the name of a picture that cannot be read."""
-        Image.init()  # `open(formats=...)` knows only decoders that are loaded
-        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-            warnings.simplefilter(
-                "ignore", Image.DecompressionBombWarning
-            )  # twice that size is an error, which is told
-            images = np.stack(list(pool.map(self._square, rows)))
-        return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-    def _square(self, row: int) -> np.ndarray:
-        """The centre of a picture, its shorter side made as long as the resolution: uint8 [H, W, 3]."""
-        try:
-            image = read_rgb(self._folder / self._names[row])
-            # The crop comes first, in fractions of a pixel, so that no long picture is ever enlarged as a whole.
-            return np.asarray(ImageOps.fit(image, (self._side, self._side), Image.Resampling.LANCZOS))
-        except Exception as error:  # what a decoder raises on damaged bytes, no library tells
-            told = f"The picture '{self._folder / self._names[row]}' could not be read: {_reason(error)}."
-            raise DataError(told, "Replace it, or take it and its caption out of the folder.") from error
+        files = [self._folder / self._names[row] for row in rows]
+        return squares([(str(file), file) for file in files], self._side)
 
 
 def pictures(folder: Path) -> list[str]:
@@ -173,27 +152,9 @@ def _text(file: Path) -> str:
         raise DataError(f"'{file}' is not text in UTF-8.", "Save it again in UTF-8.") from error
 
 
-def read_rgb(file: Path) -> Image.Image:
-    """The first frame as RGB, turned as its EXIF says; what is transparent is composed on white."""
-    with Image.open(file, formats=FORMATS) as opened:
-        image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip at 255
-        image = image.point(lambda value: value * (1 / 257)).convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"not one of {', '.join(FORMATS)}"
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _count(names: Sequence[str], what: str) -> str:

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from apex_cli import app, build
 from apex_cli.data import shards
+from apex_cli.data.shard_set import ShardSet, ShardSetConfig
 from apex_cli.data.synth import SynthConfig, synthesise
-from apex_cli.errors import UsageError
+from apex_cli.errors import DataError, UsageError
 from apex_cli.generation import Request, generate
 
 PROMPTS = ["a red cube", "a photo of a blue sphere and a green star", "a photo of three hearts", "a ring", "a star"]
@@ -93,6 +94,22 @@ def test_pictures_and_provenance_are_those_of_generate(order, teacher, made):
     manifest = shards.read_manifest(made)
     assert manifest["samples"] == 10
     assert {row["teacher"] for row in index} == {manifest["teacher"]["weights"]}
+
+
+def test_a_set_is_training_data(made):
+    index = parquet.read_table(made / shards.INDEX).to_pylist()
+    data = ShardSet(ShardSetConfig(path=str(made)), 64)
+    assert len(data) == 10
+    assert data.prompts([3, 9]) == [PROMPTS[1], PROMPTS[4]]
+    with (made / index[3]["shard"]).open("rb") as file:
+        file.seek(index[3]["offset"])
+        image = np.asarray(Image.open(io.BytesIO(file.read(index[3]["size"]))))
+    assert np.array_equal(((data.pixels([3])[0].permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8), image)
+    assert ShardSet(ShardSetConfig(path=str(made)), 32).pixels([0]).shape == (1, 3, 32, 32)
+    assert ShardSet(ShardSetConfig(path=str(made)), 32).fingerprint != data.fingerprint
+    (made / shards.MANIFEST).unlink()
+    with pytest.raises(DataError, match="no finished set"):
+        ShardSet(ShardSetConfig(path=str(made)), 64)
 
 
 def test_datasets_and_webdataset_read_it(made):
