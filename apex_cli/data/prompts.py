@@ -57,32 +57,34 @@ class Prompts:
 
     def encode(self, prompts: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Encode and write `prompts`, yielding (prompts done, prompts in all)."""
-        full: list[tuple[bytes, Cond]] = []
+        full: dict[bytes, Cond] = {}
         size = 0
         for done, prompt in enumerate(prompts, start=1):
             cond = self._encode(prompt)
-            full.append((key_of(prompt), cond))
+            full[key_of(prompt)] = cond
             size += cond.tokens.nbytes
             if len(full) == ROWS or size >= store.SHARD_BYTES or done == len(prompts):
-                self._write(*zip(*full, strict=True))
-                full, size = [], 0
+                self._write(full)
+                full, size = {}, 0
             yield done, len(prompts)
 
     @torch.no_grad()
     def _encode(self, prompt: str) -> Cond:
         return self.backbone.encode_prompts([prompt]).to("cpu")
 
-    def _write(self, keys: Sequence[bytes], conds: Sequence[Cond]) -> None:
-        tokens = [cond.tokens[0][cond.mask[0]] for cond in conds]
+    def _write(self, conds: dict[bytes, Cond]) -> None:
+        keys = b"".join(conds)
+        tokens = [cond.tokens[0][cond.mask[0]] for cond in conds.values()]
+        pooled = [cond.pooled for cond in conds.values() if cond.pooled is not None]
         tensors = {
-            "keys": torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).reshape(-1, 32),
+            "keys": torch.frombuffer(bytearray(keys), dtype=torch.uint8).reshape(-1, 32),
             "lengths": torch.tensor([len(row) for row in tokens]),
             "tokens": torch.cat(tokens),
         }
-        if conds[0].pooled is not None:
-            tensors["pooled"] = torch.cat([cond.pooled for cond in conds if cond.pooled is not None])
-        name = hashlib.sha256(b"".join(keys)).hexdigest()[:16]
-        store.write(self.store.folder / f"{name}.safetensors", len(keys), tensors)
+        if pooled:
+            tensors["pooled"] = torch.cat(pooled)
+        name = hashlib.sha256(keys).hexdigest()[:16]
+        store.write(self.store.folder / f"{name}.safetensors", len(conds), tensors)
 
     def open(self) -> None:
         """Map all shards; raises `StorageError` where another rank has written one that is not seen here."""

@@ -87,14 +87,9 @@ class Trainer:
         )
         self.step = 0
         self.telemetry = Telemetry()
+        about = _names(job.identity)
         self.inputs = Inputs(
-            job.backbone,
-            job.data,
-            self.objective.needs,
-            self.parts,
-            self.config,
-            self.accelerator,
-            _names(job.identity),
+            job.backbone, job.data, self.objective.needs, self.parts, self.config, self.accelerator, about
         )
         self.stop_signal: int | None = None
 
