@@ -28,6 +28,7 @@ COMMANDS = {
     "ckpt": "apex_cli.commands.ckpt:app",
     "eval": "apex_cli.commands.eval:evaluate",
     "recipes": "apex_cli.commands.recipes:app",
+    "cache": "apex_cli.commands.cache:app",
     "doctor": "apex_cli.commands.doctor:doctor",
 }
 """Name -> "module:function" (or a `typer.Typer` with subcommands), in the order of the help."""

@@ -164,7 +164,7 @@ def _install(extra: str) -> str:
 
 def storage(hub_cache: Path) -> Iterator[Finding]:
     """Free space and the right to write where runs, latents and downloaded models go."""
-    from apex_cli.data.latents import cache_folder
+    from apex_cli.data.store import cache_folder
 
     places = {"here": (Path(), ""), "latents": (cache_folder(), "APEX_CACHE"), "models": (hub_cache, "HF_HOME")}
     for name, (folder, setting) in places.items():

@@ -25,7 +25,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a running command shows: `phase` is encode, train, sample or save; `done` of `total`."""
+    """What a running command shows: `done` of `total` of a phase: encode images or prompts, train, sample, save."""
 
     phase: str
     done: int

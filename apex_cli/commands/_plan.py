@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from apex_cli.commands._ui import emit, table
+from apex_cli.commands._ui import emit, size, table
 
 if TYPE_CHECKING:
     from apex_cli.recipe import Recipe
@@ -46,9 +46,9 @@ def _tables(plan: Plan) -> None:
     rows = [(name, f"{count:,}") for name, count in p.total.items()]
     table(("PARAMETERS", ""), [*rows, ("all", f"{sum(p.total.values()):,}"), ("trained", f"{p.trainable:,}")])
     table(("\nCOMPUTE OF A STEP", ""), _compute(plan.compute))
-    memory = [(name, _size(n)) for name, n in plan.memory.items()]
-    table(("\nMEMORY OF A RANK (ESTIMATE)", ""), [*memory, ("all", _size(sum(plan.memory.values())))])
-    table(("\nDISK (ESTIMATE)", ""), [(name, _size(n)) for name, n in plan.disk.items()])
+    memory = [(name, size(n)) for name, n in plan.memory.items()]
+    table(("\nMEMORY OF A RANK (ESTIMATE)", ""), [*memory, ("all", size(sum(plan.memory.values())))])
+    table(("\nDISK (ESTIMATE)", ""), [(name, size(n)) for name, n in plan.disk.items()])
     t = plan.duration
     table(
         ("\nTIME (ESTIMATE)", ""),
@@ -71,12 +71,3 @@ def _compute(compute: Compute) -> list[tuple[str, str]]:
         ("evaluations without gradient", f"{asked.without_gradient:g}"),
     ]
     return rows if compute.times_fm is None else [*rows, ("times plain flow matching", f"{compute.times_fm:.3f}")]
-
-
-def _size(count: int) -> str:
-    value, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"

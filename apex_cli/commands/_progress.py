@@ -29,11 +29,15 @@ def show_training(events: Iterator[Progress], steps: int) -> StepRecord | None:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[terms]}"), console=stderr(), disable=not live,
     )  # fmt: skip
-    last = None
+    last = told = None
     with bar:
         task = bar.add_task("start", total=steps, terms="")
         for event in events:
             bar.update(task, description=event.phase, completed=event.done, total=event.total)
+            tenth = (event.phase, event.done * 10 // event.total)
+            if not live and event.phase.startswith("encode") and tenth != told:
+                say(f"{event.phase} {event.done}/{event.total}")
+                told = tenth
             if event.record is None:
                 continue
             last = event.record

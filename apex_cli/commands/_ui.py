@@ -64,3 +64,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     for row in rows:
         drawn.add_row(*(Text(f"{value:.3f}" if isinstance(value, float) else str(value)) for value in row))
     stdout().print(drawn)
+
+
+def size(count: float) -> str:
+    """Bytes for people: `1.5 GiB`."""
+    unit = "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if count < 1024:
+            break
+        count, unit = count / 1024, larger
+    return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,46 +1,77 @@
-"""Latents of a fixed data set, computed once and kept on disk under a key of their content."""
+"""Latents of a fixed data set, encoded once: shards of equal size on disk, row after row."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+
+from apex_cli.data import identity, store
+from apex_cli.errors import StorageError
+
+IMAGES, PIXELS = 64, 2**22
+"""Most images, and most pixels, that the autoencoder is given at once."""
+ROWS = 4096
+"""Most rows of a shard."""
 
 
-def cache_folder() -> Path:
-    """`$APEX_CACHE`, or `apex` beside the hub's own cache (`HF_HOME`, `XDG_CACHE_HOME`)."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(os.environ.get("APEX_CACHE", home / "apex"))
+class Latents:
+    """`latents[rows]` is [B, C, h, w] once every shard is there.
 
+    What is given to the autoencoder at once (`batch`) never crosses a shard, and the last bits of a row depend on the
+    rows beside it: so the files are the same whoever encodes which shard.
+    """
 
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names and values of all weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    def __init__(self, backbone: Any, data: Any, device: torch.device, about: dict[str, str]):
+        """`data` has `len`, `pixels(rows)` and a `fingerprint`."""
+        self.backbone, self.data, self.device = backbone, data, device
+        height, width = data.pixels([0]).shape[-2:]
+        self.batch = max(1, min(IMAGES, PIXELS // (height * width)))
+        rows = min(ROWS, store.SHARD_BYTES // (4 * prod(backbone.latent_shape)))
+        self.rows = max(1, rows // self.batch) * self.batch
+        made_of = {
+            "data": data.fingerprint,
+            "autoencoder": identity.module(backbone.autoencoder),
+            "batch": self.batch,
+            "rows": self.rows,
+            "device": device.type,
+        }
+        self.store = store.Store("latents", made_of, about)
+        self.shards: list[Tensor] = []
 
+    def _path(self, number: int) -> Path:
+        return self.store.folder / f"{number:05d}.safetensors"
 
-def cached_latents(
-    key: str, size: int, pixels: Callable[[range], Tensor], encode: Callable[[Tensor], Tensor], batch: int = 64
-) -> Iterator[int | Tensor]:
-    """Yield the number of rows done while encoding, then the latents [size, C, h, w]; a cached set yields at once."""
-    path = cache_folder() / "latents" / f"{key}.safetensors"
-    if not path.is_file():
-        parts = []
-        for start in range(0, size, batch):
-            rows = range(start, min(start + batch, size))
-            with torch.no_grad():
-                parts.append(encode(pixels(rows)).cpu())
-            yield rows.stop
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        save_file({"latents": torch.cat(parts).contiguous()}, temporary)
-        temporary.replace(path)
-    yield load_file(path)["latents"]
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are not there yet."""
+        return [n for n in range(-(-len(self.data) // self.rows)) if not self._path(n).is_file()]
+
+    def encode(self, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Encode and write the shards `numbers`, yielding (rows done, rows in all)."""
+        spans = [range(n * self.rows, min((n + 1) * self.rows, len(self.data))) for n in numbers]
+        done, total = 0, sum(map(len, spans))
+        for number, span in zip(numbers, spans, strict=True):
+            parts = []
+            for start in range(0, len(span), self.batch):
+                parts.append(self._encode(span[start : start + self.batch]))
+                done += len(parts[-1])
+                yield done, total
+            store.write(self._path(number), len(span), {"latents": torch.cat(parts).contiguous()})
+
+    @torch.no_grad()
+    def _encode(self, rows: range) -> Tensor:
+        return self.backbone.encode_images(self.data.pixels(rows).to(self.device)).cpu()
+
+    def open(self) -> None:
+        """Map all shards; raises `StorageError` where another rank has written one that is not seen here."""
+        if missing := self.missing():
+            raise StorageError(f"'{self._path(missing[0])}' is not there.", store.SHARED)
+        count = -(-len(self.data) // self.rows)
+        self.shards = [store.read(self._path(n))["latents"] for n in range(count)]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return torch.stack([self.shards[row // self.rows][row % self.rows] for row in rows.tolist()])

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from apex_cli.backbones.folders import refuse_pickles
+from apex_cli.data.store import flush
 from apex_cli.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -45,18 +45,10 @@ def write(folder: Path, fill: Callable[[Path], None]) -> None:
     manifest = {path.relative_to(staging).as_posix(): file_hash(path) for path in files}
     (staging / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in [*files, staging / MANIFEST, *(p for p in staging.rglob("*") if p.is_dir()), staging]:
-        _flush(path)
+        flush(path)
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
-    _flush(folder.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(folder.parent)
 
 
 def verify(folder: Path) -> None:

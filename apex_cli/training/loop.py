@@ -21,13 +21,13 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from apex_cli.data.latents import cached_latents, weights_hash
 from apex_cli.errors import NumericalError, Stopped, UsageError
 from apex_cli.flow.condition import Cond
 from apex_cli.generation import SampleConfig, generator
 from apex_cli.objectives.base import Batch, Loss, Nets, Objective
 from apex_cli.records import Metrics, Progress, StepRecord
 from apex_cli.training import checkpoint, lora
+from apex_cli.training.inputs import Inputs
 from apex_cli.training.parts import Parts
 from apex_cli.training.schedule import micro_slices, rows_of_step
 from apex_cli.training.settings import TrainConfig
@@ -87,7 +87,10 @@ class Trainer:
         )
         self.step = 0
         self.telemetry = Telemetry()
-        self.conds: dict[str, Cond] = {}
+        about = _names(job.identity)
+        self.inputs = Inputs(
+            job.backbone, job.data, self.objective.needs, self.parts, self.config, self.accelerator, about
+        )
         self.stop_signal: int | None = None
 
     # ---- one step ----------------------------------------------------------------------------------------------
@@ -119,29 +122,16 @@ class Trainer:
         with lora.disabled(self.backbone.network):
             return self.backbone.velocity(x_t, t, cond)
 
-    def encode_prompts(self, prompts: list[str]) -> Cond:
-        """Embeddings of `prompts`; each distinct prompt is encoded once, unless the encoder itself is trained.
-
-        One at a time: the last bits of a row depend on the rows beside it, and a resumed run meets other ones.
-        """
-        if "text_encoder" in self.parts.modules:
-            return self.backbone.encode_prompts(prompts)
-        for prompt in prompts:
-            if prompt not in self.conds:
-                with torch.no_grad():
-                    self.conds[prompt] = self.backbone.encode_prompts([prompt])
-        return Cond.cat([self.conds[prompt] for prompt in prompts])
-
     def _batch(self, rows: list[int]) -> Batch:
         device = self.accelerator.device
         if self.objective.needs.inputs == "pixels":
             empty = torch.zeros(len(rows), 1, 1, device=device)
             return Batch(self.job.data.pixels(rows).to(device), Cond(empty, empty[..., 0] > 0), ids=rows)
-        cond = self.encode_prompts(self.job.data.prompts(rows)).to(device)
+        cond = self.inputs.cond(self.job.data.prompts(rows)).to(device)
         if self.objective.needs.inputs == "answers":
             return Batch(self.job.data.answers(rows).to(device), cond, ids=rows)
-        uncond = self.encode_prompts([""]).to(device).expand(len(rows)) if self.objective.needs.uncond else None
-        return Batch(self.latents[torch.as_tensor(rows)].to(device), cond, uncond, rows)
+        uncond = self.inputs.cond([""]).to(device).expand(len(rows)) if self.objective.needs.uncond else None
+        return Batch(self.inputs.latents[torch.as_tensor(rows)].to(device), cond, uncond, rows)
 
     def _optimize(self) -> tuple[float, dict[str, float], float]:
         """One optimizer step; returns the loss, its parts and the gradient norm, averaged over the global batch."""
@@ -256,30 +246,20 @@ class Trainer:
         return float(cast(Tensor, self.accelerator.reduce(flag, "sum"))) > 0
 
     def _encode(self) -> Iterator[Progress]:
-        """Latents of the whole data set, from the cache or computed now by the main process."""
-        if self.objective.needs.inputs != "latents":
-            return
-        data = self.job.data
-        if not hasattr(data, "pixels"):
-            self.latents = data.latents()
-            return
-        key = f"{data.fingerprint[:16]}-{weights_hash(self.backbone.autoencoder)[:16]}"
-        with self.accelerator.main_process_first():
-            for item in cached_latents(key, len(data), data.pixels, self._encode_images):
-                if self.stop_signal is not None:
-                    raise Stopped(self.stop_signal, "Stopped before the first step.", "Run the same command.")
-                if isinstance(item, int):
-                    yield Progress("encode", item, len(data))
-                else:
-                    self.latents = item
-
-    def _encode_images(self, pixels: Tensor) -> Tensor:
-        return self.backbone.encode_images(pixels.to(self.accelerator.device))
+        """Prepare the inputs of all steps; then the encoders leave the accelerator to the steps."""
+        for event in self.inputs.prepare():
+            if self.stop_signal is not None:
+                remedy = "Run the same command: it goes on encoding where this one stopped."
+                raise Stopped(self.stop_signal, "Stopped before the first step.", remedy)
+            yield event
+        self.inputs.place("cpu")
 
     def _sample(self) -> None:
         if self.job.on_sample is not None and self.accelerator.is_main_process:
+            self.inputs.place(self.accelerator.device)
             with self.averaged():
                 self.telemetry.note(self.job.on_sample(self.backbone, self.step))
+            self.inputs.place("cpu")
         self.accelerator.wait_for_everyone()
 
     def _report(self) -> None:
@@ -368,6 +348,12 @@ class _Averaged:
     def __exit__(self, *_: object) -> None:
         if self.ema is not None:
             self.ema.restore(self.values)
+
+
+def _names(identity: dict[str, Any]) -> dict[str, Any]:
+    """What a run's data and model are called."""
+    backbone = identity["backbone"]
+    return {"data": identity["data"], "model": backbone["config"].get("path") or backbone["name"]}
 
 
 def _ranks() -> int:

@@ -1,5 +1,6 @@
 """What a run will need before it starts: parameters, FLOPs, memory, disk and time, without loading a weight.
 
+The caches of latents and prompts lie on disk; the system maps and drops their pages, so memory does not count them.
 Parameters, FLOPs and evaluations are counted exactly (see cost.py); memory, disk and time are estimates that follow
 the loop: AdamW holds two values for each trained one, the average a third, and `v_real` takes a copy of the network
 unless adapters can be switched off.
@@ -109,8 +110,8 @@ def make(
         geometry,
         Parameters({name: _parameters(module) for name, module in bench.modules.items()}, _trainable(bench)),
         compute,
-        _memory(bench, objective, data, cost, tokens),
-        _disk(bench, objective, data),
+        _memory(bench, objective, data, cost),
+        _disk(bench, objective, data, tokens),
         _duration(compute.step / ranks, config, mfu),
         _assumptions(config, mfu),
     )
@@ -138,12 +139,9 @@ def _bytes(module: nn.Module) -> int:
     return sum(value.nbytes for value in (*module.parameters(), *module.buffers()))
 
 
-def _memory(bench: Bench, objective: Objective, data: Any, cost: StepCost, tokens: int) -> dict[str, int]:
+def _memory(bench: Bench, objective: Objective, data: Any, cost: StepCost) -> dict[str, int]:
     trained, real = _trained_bytes(bench), objective.needs.real
     copied = real == "ema" or (real == "base" and not bench.parts.lora)
-    inputs = objective.needs.inputs
-    embedded = inputs != "pixels" and "text_encoder" not in bench.parts.modules
-    cached = _distinct_prompts(data, bench.config) if embedded else 0
     return {
         "weights": sum(_bytes(module) for module in bench.modules.values()),
         "gradients": trained,
@@ -151,8 +149,7 @@ def _memory(bench: Bench, objective: Objective, data: Any, cost: StepCost, token
         "average": trained if bench.config.ema else 0,
         "real network": _bytes(bench.backbone.network) if copied else 0,
         "activations": cost.activations,
-        "latents": _latent_bytes(bench, data) if inputs == "latents" else 0,
-        "prompt cache": cached * tokens * getattr(bench.backbone, "cond_dim", 0) * FLOAT,
+        "latents": 0 if hasattr(data, "pixels") else _latent_bytes(bench, data),
     }
 
 
@@ -172,7 +169,7 @@ def _distinct_prompts(data: Any, config: TrainConfig) -> int:
     return min(visited, len(counts) + once * (once - 1) // (2 * (twice + 1)))
 
 
-def _disk(bench: Bench, objective: Objective, data: Any) -> dict[str, int]:
+def _disk(bench: Bench, objective: Objective, data: Any, tokens: int) -> dict[str, int]:
     """One checkpoint more than `keep` exists while the next is written."""
     config, trained, parts = bench.config, _trained_bytes(bench), bench.parts
     model = trained if parts.lora else sum(v.nbytes for m in parts.modules.values() for v in m.state_dict().values())
@@ -180,10 +177,13 @@ def _disk(bench: Bench, objective: Objective, data: Any) -> dict[str, int]:
         model += _bytes(parts.extra)
     checkpoint = model * (2 if config.ema else 1) + 2 * trained
     encoded = objective.needs.inputs == "latents" and hasattr(data, "pixels")
+    read = hasattr(bench.backbone, "text_encoder") and objective.needs.inputs != "pixels"
+    embedded = _distinct_prompts(data, config) if read and "text_encoder" not in parts.modules else 0
     return {
         "checkpoint": checkpoint,
         "checkpoints": checkpoint * (config.keep + 1),
         "latent cache": _latent_bytes(bench, data) if encoded else 0,
+        "prompt cache": embedded * tokens * bench.backbone.cond_dim * FLOAT,
         "samples": _sample_bytes(bench, config) if objective.needs.inputs == "latents" else 0,
     }
 

@@ -18,6 +18,11 @@ def rows_of_step(size: int, batch: int, seed: int, step: int) -> np.ndarray:
     return np.array([_epoch_order(size, seed, int(p) // size)[int(p) % size] for p in positions])
 
 
+def rows_of_run(size: int, batch: int, seed: int, steps: int) -> np.ndarray:
+    """The rows that `steps` optimizer steps see, each once."""
+    return _epoch_order(size, seed, 0)[: steps * batch]
+
+
 def micro_slices(batch: int, ranks: int, rank: int, micro_batch: int | None) -> list[slice]:
     """The slices of the global batch that `rank` computes, one for each forward."""
     share = batch // ranks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -50,9 +51,11 @@ def test_two_ranks_equal_one_process(once, tmp_path):
     recipe = write_recipe(tmp_path / "whole.toml", **ACCUMULATED)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                "-m", "apex_cli.app", "train", recipe, "--out", tmp_path / "ranks"]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    cold = os.environ | {"APEX_CACHE": str(tmp_path / "cold")}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=cold)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "ranks")  # only one rank speaks
+    assert len(list((tmp_path / "cold").glob("prompts/*/*.safetensors"))) == 2  # the ranks shared out the captions
     expected = losses(once("whole", **ACCUMULATED))
     np.testing.assert_allclose(losses(tmp_path / "ranks"), expected, rtol=1e-5)
     shutil.rmtree(tmp_path / "ranks" / "step-000004")

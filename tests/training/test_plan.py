@@ -113,7 +113,8 @@ def test_activations_are_what_a_real_step_saves(planned, objective):
         loss = goal.loss(Nets(backbone.velocity), Batch(torch.randn(shape), cond), draws)
     assert torch.isfinite(loss.total)
     assert plan.memory["activations"] == pytest.approx(sum(saved.values()), rel=0.15)
-    assert plan.memory["latents"] == 4 * len(data) * prod(backbone.latent_shape)
+    assert plan.disk["latent cache"] == 4 * len(data) * prod(backbone.latent_shape)
+    assert plan.memory["latents"] == 0
 
 
 def test_checkpointing_and_bf16_save_memory(planned):
@@ -139,7 +140,7 @@ def test_a_reader_can_be_planned(planned):
     plan = planned(objective={"name": "reading", "answers": ANSWERS})[1]
     assert plan.parameters.trainable == plan.parameters.total["text_encoder"] + plan.parameters.total["objective"]
     assert plan.compute.step > 0
-    assert plan.memory["latents"] == plan.memory["prompt cache"] == 0
+    assert plan.disk["latent cache"] == plan.disk["prompt cache"] == 0
 
 
 @pytest.mark.parametrize("as_run", [False, True], ids=["pipeline", "run"])

@@ -1,0 +1,124 @@
+"""House-keeping of the cache folder: what lies there, whether it is whole, and what may go.
+
+Only what apex has written is ever touched: folders named by a key in `latents/` and `prompts/`, and unfinished files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apex_cli.data import store
+
+KINDS = ("latents", "prompts")
+KEY = re.compile(r"[0-9a-f]{24}")
+ABANDONED = 3600
+"""Seconds after which an unfinished file is nobody's, whatever process wrote it: a shard takes far less."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One store. `age`: seconds since a run last used it; `rows` counts finished shards; `size` in bytes."""
+
+    kind: str
+    key: str
+    folder: Path
+    rows: int
+    size: int
+    age: float
+    complete: bool
+    about: dict[str, str]
+    shards: dict[str, Any]
+    """What the manifest says of every shard."""
+
+
+def entries() -> list[Entry]:
+    """All stores, the last used first."""
+    folders = [folder for kind in KINDS for folder in (store.cache_folder() / kind).glob("*")]
+    found = [_entry(folder) for folder in folders if folder.is_dir() and KEY.fullmatch(folder.name)]
+    return sorted(found, key=lambda entry: entry.age)
+
+
+def _entry(folder: Path) -> Entry:
+    try:
+        manifest = json.loads((folder / store.MANIFEST).read_text())
+    except (OSError, ValueError):
+        manifest = {}
+    files = [path.stat() for path in folder.iterdir()]
+    complete, shards = manifest.get("complete", False), manifest.get("shards", {})
+    facts = shards.values() if complete else map(store.header, folder.glob(store.SHARDS))
+    return Entry(
+        kind=folder.parent.name,
+        key=folder.name,
+        folder=folder,
+        rows=sum(fact["rows"] for fact in facts if fact),
+        size=sum(file.st_size for file in files),
+        age=max(0.0, time.time() - max((file.st_mtime for file in files), default=folder.stat().st_mtime)),
+        complete=complete,
+        about=manifest.get("about", {}),
+        shards=shards,
+    )
+
+
+def broken(entry: Entry) -> Iterator[tuple[Path, str]]:
+    """(file, what is wrong with it) of every shard that is not what was written."""
+    for name in sorted(entry.shards.keys() | {path.name for path in entry.folder.glob(store.SHARDS)}):
+        path, listed = entry.folder / name, entry.shards.get(name)
+        found = store.header(path)
+        if not path.is_file():
+            yield path, "missing"
+        elif found is None:
+            yield path, "truncated or not readable"
+        elif store.digest(store.read(path)) != found["sha256"] or listed not in (None, found):
+            yield path, "altered (SHA-256 differs)"
+
+
+def leftovers() -> list[Path]:
+    """Unfinished files of processes that are gone."""
+    folder = store.cache_folder()
+    return [path for kind in KINDS for path in folder.glob(f"{kind}/*/.*{store.PARTIAL}") if _is_abandoned(path)]
+
+
+def _is_abandoned(path: Path) -> bool:
+    if time.time() - path.stat().st_mtime > ABANDONED:
+        return True
+    own = re.fullmatch(rf".+\.{re.escape(socket.gethostname())}\.(\d+){re.escape(store.PARTIAL)}", path.name)
+    return own is not None and not _is_running(int(own[1]))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def superfluous(older_than: float | None, max_size: int | None) -> list[Entry]:
+    """Stores unused for `older_than` seconds; those that do not fit into `max_size` bytes beside later used ones."""
+    gone, kept = [], 0
+    for entry in entries():
+        kept += entry.size
+        if (older_than is not None and entry.age > older_than) or (max_size is not None and kept > max_size):
+            gone.append(entry)
+            kept -= entry.size
+    return gone
+
+
+def remove(path: Path) -> None:
+    """Delete a store or a leftover; the manifest of a store first, so that half of it never looks complete."""
+    if path.is_dir():
+        (path / store.MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,149 @@
+"""What a run reads does not depend on when, how often and by whom it was encoded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import APEX, apex, manifest, metrics, train, write_recipe
+
+from apex_cli.data import latents, prompts
+from apex_cli.data.latents import Latents
+from apex_cli.data.prompts import Prompts
+from apex_cli.data.shapes import ShapesConfig, ShapesData
+from apex_cli.flow.condition import Cond
+from apex_cli.training.inputs import Inputs
+from apex_cli.training.schedule import rows_of_run, rows_of_step
+
+SECTIONS = {"objective": APEX | {"caption_dropout": 0.3}, "train": {"steps": 2, "batch": 8, "micro_batch": 3}}
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch) -> Path:
+    """An empty cache, with shards of 8 images and 3 prompts."""
+    monkeypatch.setattr(latents, "IMAGES", 4)
+    monkeypatch.setattr(latents, "ROWS", 8)
+    monkeypatch.setattr(prompts, "ROWS", 3)
+    monkeypatch.setenv("APEX_CACHE", str(tmp_path / "empty"))
+    return tmp_path / "empty"
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[str]:
+    """What is encoded while the test runs; `encoded.cut` many encodings from now the power fails."""
+
+    class Counted(list):
+        cut = -1
+
+    done = Counted()
+
+    def counted(kind: type, name: str) -> None:
+        encode = kind._encode
+
+        def encode_one(self, what):
+            if len(done) == done.cut:
+                raise RuntimeError("power cut")
+            done.append(name)
+            return encode(self, what)
+
+        monkeypatch.setattr(kind, "_encode", encode_one)
+
+    counted(Latents, "image")
+    counted(Prompts, "prompt")
+    return done
+
+
+def weights(run: Path) -> dict[str, str]:
+    """Hashes of all tensors of the last checkpoint; its recipe carries the name of the run."""
+    return {name: value for name, value in manifest(run, 2).items() if name.endswith(".safetensors")}
+
+
+def test_cold_warm_and_cut_off_caches_give_the_same_weights(tmp_path, monkeypatch, empty, encoded, capsys):
+    cold = train(tmp_path / "cold", **SECTIONS)
+    assert encoded.count("image") == 8
+    assert 1 < encoded.count("prompt") <= 17  # those of the 16 rows of two steps, and the empty one
+    assert "encode prompts" in capsys.readouterr().err
+    whole = sorted(path.name for path in empty.glob("*/*/*.safetensors"))
+    encoded.clear()
+    warm = train(tmp_path / "warm", **SECTIONS)
+    assert encoded == []
+    assert weights(warm) == weights(cold)
+    monkeypatch.setenv("APEX_CACHE", str(tmp_path / "cut"))
+    recipe, run = write_recipe(tmp_path / "cold.toml", **SECTIONS), tmp_path / "cut-off"
+    for cut in (3, 5, 6, 5):
+        encoded.clear()
+        encoded.cut = cut
+        assert apex("train", recipe, "--out", run) == 1
+    encoded.clear()
+    encoded.cut = -1
+    assert apex("train", recipe, "--out", run) == 0
+    assert "image" not in encoded  # shards of 2, 1, 2 and 1 batches were kept
+    assert manifest(run, 2) == manifest(cold, 2)
+    assert sorted(path.name for path in (tmp_path / "cut").glob("*/*/*.safetensors")) == whole
+
+
+def test_losses_are_those_of_encoding_anew_at_every_step(tmp_path, monkeypatch, empty):
+    class Online:
+        def __init__(self, cached: Latents):
+            self.cached = cached
+
+        def __getitem__(self, rows):
+            starts = [row // 4 * 4 for row in rows.tolist()]
+            return torch.stack([self.cached._encode(range(s, s + 4))[r - s] for s, r in zip(starts, rows, strict=True)])
+
+    @torch.no_grad()
+    def cond(self, texts: list[str]) -> Cond:
+        self.latents = Online(getattr(self.latents, "cached", self.latents))
+        return Cond.cat([self.backbone.encode_prompts([text]) for text in texts])
+
+    kept = train(tmp_path / "kept", **SECTIONS)
+    monkeypatch.setattr(Inputs, "cond", cond)
+    anew = train(tmp_path / "anew", **SECTIONS)
+    assert [record["loss"] for record in metrics(anew)] == [record["loss"] for record in metrics(kept)]
+    assert weights(anew) == weights(kept)
+
+
+def test_a_text_encoder_that_learns_is_asked_at_every_step(tmp_path, empty, encoded):
+    train(tmp_path / "run", train={"steps": 1, "text_encoder": True})
+    assert "prompt" not in encoded
+    assert not (empty / "prompts").exists()
+
+
+def test_the_2d_world_has_no_text_encoder(tmp_path, empty):
+    recipe = tmp_path / "run.toml"
+    recipe.write_text(
+        'name = "run"\n[backbone]\nname = "mlp"\nwidth = 16\n[objective]\nname = "fm"\ncaption_dropout = 0.3\n'
+        '[data]\nname = "modes"\nsize = 64\n[train]\nsteps = 2\nbatch = 8\nlr = 1e-3\n'
+    )
+    assert apex("train", recipe, "--out", tmp_path / "run") == 0
+    assert not empty.exists()
+
+
+@pytest.mark.parametrize(("size", "batch", "steps"), [(20, 8, 2), (20, 8, 3), (5, 8, 1)])
+def test_the_rows_of_a_run_are_those_of_its_steps(size, batch, steps):
+    seen = np.concatenate([rows_of_step(size, batch, 3, step) for step in range(steps)])
+    rows = rows_of_run(size, batch, 3, steps)
+    assert sorted(rows) == sorted(set(seen))
+
+
+def test_idle_encoders_are_those_that_no_step_asks(tmp_path):
+    from accelerate import Accelerator
+    from tiny_runs import TINY
+
+    from apex_cli import registry
+    from apex_cli.objectives.base import Needs
+    from apex_cli.training.parts import Parts
+    from apex_cli.training.settings import TrainConfig
+
+    kind = registry.resolve("backbone", "sana")
+    model, data = kind(kind.Config(tiny=TINY)), ShapesData(ShapesConfig(size=8))
+
+    def idle(needs: Needs, config: TrainConfig) -> list:
+        return Inputs(model, data, needs, Parts(model, needs, config, None), config, Accelerator(cpu=True), {}).encoders
+
+    plain = TrainConfig(steps=1)
+    assert idle(Needs(), plain) == [model.text_encoder, model.autoencoder]
+    assert idle(Needs(), TrainConfig(steps=1, text_encoder=True)) == [model.autoencoder]
+    assert idle(Needs(trains="autoencoder", inputs="pixels"), plain) == []
