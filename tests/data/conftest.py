@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from tiny_runs import TINY, once  # noqa: F401
+from tiny_runs import TINY, once, own_cache  # noqa: F401
 
 from apex_cli import registry
 from apex_cli.data.shapes import ShapesConfig, ShapesData
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path, monkeypatch, own_cache):  # noqa: F811
     monkeypatch.setenv("APEX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

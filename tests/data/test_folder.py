@@ -296,19 +296,14 @@ def test_pictures_of_the_right_size_are_not_touched(scenes):
 def test_a_run_on_a_folder(scenes, tmp_path, capsys):
     file = write(tmp_path / "mine.toml", scenes)
     assert apex("train", file, "--plan", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["memory"]["latents"] == 4 * 16 * 8 * 8 * 8
+    assert json.loads(capsys.readouterr().out)["disk"]["latent cache"] == 4 * 16 * 8 * 8 * 8
     assert apex("train", file, "--out", tmp_path / "run") == 0
     assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4]
     contract = json.loads((tmp_path / "run" / "step-000004" / "contract.json").read_text())
     data = build.data(recipe.load(file))
     assert (contract["data"], contract["data_fingerprint"]) == ("folder", data.fingerprint)
-    latents = [path.name for path in (tmp_path / "cache" / "latents").glob("*")]
-    assert [name.split("-")[0] for name in latents] == [data.fingerprint[:16]]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch, own_cache):
-    monkeypatch.setenv("APEX_CACHE", str(tmp_path / "cache"))
+    (manifest,) = (tmp_path / "cache" / "latents").glob("*/manifest.json")
+    assert data.fingerprint in json.loads(manifest.read_text())["made_of"].values()
 
 
 @pytest.mark.parametrize("flag", [[], ["--plan"]], ids=["train", "plan"])
