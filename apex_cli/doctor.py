@@ -279,4 +279,4 @@ def _memory_short(recipe: Any) -> Iterator[tuple[str, str]]:
         return
     if needed > there:
         told = f"needs about {needed / GIB:.0f} GiB without sharding, this device has {there / GIB:.0f}"
-        yield told, f"apex train {recipe.name} --plan --fit {there // 10**9}GB"
+        yield told, f"apex train {recipe.name} --plan --fit {there / GIB:.0f}GiB"

@@ -182,7 +182,8 @@ def row(model: Headless, kind: str, micro: int, options: argparse.Namespace, rat
 
 
 def show(found: dict[str, Any]) -> None:
-    print(f"{'step':10} {'micro-batch':>11} {'TFLOP':>10} {'s / step':>9} {'samples/s':>9} {'MFU':>6} {'peak (planned) GB':>20}")
+    head = f"{'step':10} {'micro-batch':>11} {'TFLOP':>10} {'s / step':>9} {'samples/s':>9} {'MFU':>6}"
+    print(f"{head} {'peak (planned) GB':>18}")
     for line in found["rows"]:
         times = "{seconds:9.3g} {samples_per_second:9.3g} {mfu:6.1%}" if "seconds" in line else "out of memory"
         peak = "-" if line.get("peak") is None else f"{line['peak'] / 1e9:.3g}"

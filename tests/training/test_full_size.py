@@ -7,6 +7,8 @@ blocks, rank 64): flow matching 2.12, the paper's Eq 25 5.28, with gradient chec
 from __future__ import annotations
 
 import importlib.util
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,8 @@ SANA_600M = {
     "cross_attention_head_dim": 72, "cross_attention_dim": 1152,
 }  # fmt: skip
 """What differs from the class's defaults, which are those of SANA 1.6B."""
-"""F of a step by kind: without and with full gradient checkpointing."""
+STEPS = {("apex eq25", False): 5.28, ("apex eq25", True): 7.33, ("fm", False): 2.12}
+"""(kind, gradient checkpointing) -> published forwards F of a step."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def script():
     spec = importlib.util.spec_from_file_location("reproduce_train_step", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    __import__("sys").modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -46,3 +49,40 @@ def test_published_sizes(name, settings, parameters):
     with torch.device("meta"):
         network = getattr(diffusers, name)(**settings)
     assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+@pytest.fixture(scope="module")
+def counted(script):
+    """`counted(kind, checkpointing)`: F of every phase of a step of four full-width blocks at 512 px, and the bench."""
+    from apex_cli.training.cost import Bench
+
+    size = script.Size(network={"num_layers": 4})
+
+    def count(kind: str, checkpointing: bool) -> dict[str, float]:
+        model = script.Headless(size, "meta")
+        goal, data = script.objective(kind, model), script.Captions(1)
+        bench = Bench(model, goal, script.config(size, 1, checkpointing), data.prompts([0]), 1)
+        forward = bench.forward(goal)
+        return {name: flops / forward for name, flops in bench.cost(goal).flops.items()}
+
+    return count
+
+
+@pytest.mark.parametrize(("kind", "checkpointing"), list(STEPS), ids=lambda value: str(value))
+def test_a_lora_step_costs_what_was_published(counted, kind, checkpointing):
+    assert sum(counted(kind, checkpointing).values()) == pytest.approx(STEPS[kind, checkpointing], rel=0.015)
+
+
+def test_the_script_runs_its_tiny_size_through_the_real_loop(script, capsys):
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    script.main(["--tiny", "--steps", "1", "--micro-batch", "2"])
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert told["parameters"] == sum(p.numel() for p in script.Headless(script.TINY, "meta").network.parameters())
+    rows = {line["kind"]: line for line in told["rows"]}
+    assert list(rows) == list(script.KINDS)
+    assert all(line["seconds"] > 0 and line["computed"] > line["flops"] > 0 for line in rows.values())
+    assert 2.2 < rows["apex eq25"]["flops"] / rows["fm"]["flops"] < 2.6
+    assert rows["apex base"]["flops"] > rows["apex eq25"]["flops"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from tiny_runs import LORA, TINY, write_recipe
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -28,7 +29,8 @@ CONFIGURATIONS = {
 
 def state(made: Trainer) -> int:
     """Bytes that the loop holds between two steps."""
-    return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held(made)}.values())
+    storages = [tensor.untyped_storage() for tensor in held(made)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def held(made: Trainer) -> Iterator[Tensor]:
@@ -72,6 +74,7 @@ def highest(made: Trainer) -> int:
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_planned_peak_is_the_measured_one(name, tmp_path):
     read = recipe.load(write_recipe(tmp_path / "r.toml", backbone={**DEEP, "max_tokens": 64}, **CONFIGURATIONS[name]))
+    AcceleratorState._reset_state(reset_partial_state=True)
     made = Trainer(build.job(read, tmp_path / "run"))
     made.latents = torch.randn(len(made.job.data), *made.backbone.latent_shape)
     made.encode_prompts(made.job.data.prompts(list(range(len(made.job.data)))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from math import prod
 
 import pytest
@@ -12,7 +13,7 @@ from tiny_runs import LORA, TINY, apex, write_recipe
 
 from apex_cli import build, recipe
 from apex_cli.errors import SetupError, UsageError
-from apex_cli.training.cost import FORMULAS
+from apex_cli.training.cost import FORMULAS, Flops
 from apex_cli.training.gpus import GPUS
 from apex_cli.training.live import Live
 from apex_cli.training.parts import Parts
@@ -191,7 +192,24 @@ def test_what_lives_is_counted_once_and_what_was_there_before_never():
         y.sum().backward()
     assert live.gradients == weight.nbytes
     assert live.total == y.nbytes + weight.nbytes
-    assert live.activations < live.peak
+
+
+def test_counting_keeps_nothing_alive():
+    """What checkpointing frees is free while FLOPs are counted too, and computed twice."""
+    from torch.utils.checkpoint import checkpoint
+
+    def step(counter):
+        blocks = [torch.nn.Sequential(*(torch.nn.Linear(16, 16) for _ in range(4))) for _ in range(4)]
+        live, x = Live(), torch.randn(50, 16)
+        with live.watching(), counter:
+            for block in blocks:
+                x = checkpoint(block, x, use_reentrant=False)
+            x.sum().backward()
+        return live.peak
+
+    counter = Flops()
+    assert step(counter) == step(nullcontext())
+    assert counter.get_total_flops() > 3.5 * 16 * 2 * 50 * 16 * 16
 
 
 @pytest.mark.parametrize(("wrong", "near"), [("a100", "'a100-40gb' or 'a100-80gb'"), ("H200-140gb", "'h200-141gb'")])
