@@ -52,31 +52,29 @@ def search(train: TrainConfig, real: str | None, adapts: bool, room: str, replan
     """
     found = _Search(bytes_of(room), replan)
     found.start()
-    for key, value in _ladder(train, found.first, real, adapts):
+    for rung in _ladder(train, found.first, real, adapts):
         if found.fits:
             break
-        found.tighten(key, value)
+        found.tighten(rung)
     if not found.fits:
         raise _nothing_fits(found)
     found.relax(train)
     return Fit(found.room, tuple(_flags(found.settings)), found.plan, found.tried)
 
 
-def _ladder(train: TrainConfig, first: Plan, real: str | None, adapts: bool) -> Iterator[tuple[str, Any]]:
+def _ladder(train: TrainConfig, first: Plan, real: str | None, adapts: bool) -> Iterator[Settings]:
     """Settings by pain: time, then the precision of a step, then the average, then what can be learned at all."""
     if first.geometry.micro_batch > 1:
-        yield "micro_batch", 1
+        yield {"micro_batch": 1}
     if not train.gradient_checkpointing:
-        yield "gradient_checkpointing", True
+        yield {"gradient_checkpointing": True}
     if train.precision == "fp32":
-        yield "precision", "bf16"
+        yield {"precision": "bf16"}
     if train.ema and real != "ema":
-        yield "ema", 0.0
-    adapts = adapts and first.parameters.trained == ("transformer",)
-    if adapts and train.tuning == "full":
-        yield "tuning", "lora"
-    if adapts and train.lora.rank > LEAST_RANK:
-        yield "lora.rank", LEAST_RANK
+        yield {"ema": 0.0}
+    if adapts and first.parameters.trained == ("transformer",):
+        lora = {} if train.tuning == "lora" else {"tuning": "lora"}
+        yield lora | {"lora.rank": min(LEAST_RANK, train.lora.rank)}
 
 
 class _Search:
@@ -85,6 +83,7 @@ class _Search:
     def __init__(self, room: int, replan: Replan):
         self.room, self.replan, self.tried = room, replan, 0
         self.settings: Settings = {}
+        self.last: Settings = {}
 
     def start(self) -> None:
         self.plan = self.first = self._try({})
@@ -93,27 +92,30 @@ class _Search:
     def fits(self) -> bool:
         return self.plan.memory.peak <= self.room
 
-    def tighten(self, key: str, value: Any) -> None:
-        """Take a setting if it lowers the peak."""
-        plan = self._try(wanted := self.settings | {key: value})
+    def tighten(self, rung: Settings) -> None:
+        """Take a rung of settings if it lowers the peak."""
+        plan = self._try(wanted := self.settings | rung)
         if plan.memory.peak < self.plan.memory.peak:
-            self.settings, self.plan = wanted, plan
+            self.settings, self.plan, self.last = wanted, plan, rung
 
     def relax(self, train: TrainConfig) -> None:
-        """Bring every setting back as far as it fits; the last one taken is needed."""
-        for key in list(reversed(self.settings)):
-            if key == "micro_batch":
-                self._grow(key, self.first.geometry.micro_batch)
-            elif key == "lora.rank":
-                self._grow(key, train.lora.rank)
-            elif key != next(reversed(self.settings)):
-                self._keep({name: value for name, value in self.settings.items() if name != key})
+        """Bring every setting back as far as it fits, the most painful first; the last rung is needed."""
+        ends = {"micro_batch": self.first.geometry.micro_batch, "lora.rank": train.lora.rank}
+        for key in reversed(list(self.settings)):
+            if key in ends:
+                self._grow(key, ends[key])
+            elif key not in self.last:
+                self._drop(key)
 
     def _grow(self, key: str, end: int) -> None:
-        while (doubled := 2 * self.settings[key]) < end and self._keep(self.settings | {key: doubled}):
-            pass
-        if doubled >= end and key != next(reversed(self.settings)):
-            self._keep({name: value for name, value in self.settings.items() if name != key})
+        """Double a number up to `end`, where the recipe has it."""
+        while (doubled := 2 * self.settings[key]) < end:
+            if not self._keep(self.settings | {key: doubled}):
+                return
+        self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        self._keep({name: value for name, value in self.settings.items() if name != key})
 
     def _keep(self, settings: Settings) -> bool:
         plan = self._try(settings)
