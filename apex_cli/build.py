@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -174,12 +175,27 @@ def ready(path: str | Path) -> Model:
     return model
 
 
-def plan(recipe: Recipe, ranks: int = 1, mfu: float = 0.35) -> Any:
-    """What `apex train --plan` tells: a `training.plan.Plan`."""
+def plan(recipe: Recipe, ranks: int = 1, mfu: float = 0.35, gpu: str | None = None) -> Any:
+    """What `apex train --plan` tells: a `training.plan.Plan`; `gpu`: a name in `training.gpus`."""
+    from apex_cli.training import gpus
     from apex_cli.training.plan import make
 
+    device = None if gpu is None else gpus.find(gpu)
     source, model = data(recipe), skeleton(recipe.backbone.name, recipe.backbone.config)
-    return make(model, objective(recipe.objective, model), source, recipe.train, ranks, mfu)
+    return make(model, objective(recipe.objective, model), source, recipe.train, ranks, mfu, device)
+
+
+def fit(recipe: Recipe, room: str, ranks: int = 1, mfu: float = 0.35, gpu: str | None = None) -> Any:
+    """What `apex train --plan --fit ROOM` tells: a `training.fit.Fit`."""
+    from apex_cli import recipe as recipes
+    from apex_cli.training.fit import search
+
+    def replan(changes: Sequence[str]) -> Any:
+        changed = recipes.parse(recipe.to_toml(), recipe.name, changes)
+        return plan(changed, ranks, mfu, gpu)
+
+    adapts = bool(resolve("backbone", recipe.backbone.name).lora_targets)
+    return search(recipe.train, getattr(recipe.objective.config, "real", None), adapts, room, replan)
 
 
 def read_prompt(model: Model, text: str) -> tuple[str, list[str]]:

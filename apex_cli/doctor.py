@@ -273,10 +273,10 @@ def _memory_short(recipe: Any) -> Iterator[tuple[str, str]]:
     from apex_cli import build
 
     try:
-        needed, there = sum(build.plan(recipe).memory.values()), memory()
+        needed, there = build.plan(recipe).memory.peak, memory()
     except ApexError as error:
         yield error.message, error.remedy
         return
     if needed > there:
         told = f"needs about {needed / GIB:.0f} GiB without sharding, this device has {there / GIB:.0f}"
-        yield told, f"apex train {recipe.name} --plan; then more ranks, a smaller train.micro_batch, or LoRA"
+        yield told, f"apex train {recipe.name} --plan --fit {there / GIB:.0f}GiB"

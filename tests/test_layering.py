@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "samplers": BASE | {"flow", "objectives"},  # the type Velocity
     **{maker: BASE | {"flow", "records"} | PARTS | MAKERS for maker in MAKERS},
     "generation": BASE | {"flow", "records", "registry"} | PARTS,  # a checkpoint names its sampler
-    **{room: BASE | {"flow", "records"} | PARTS | MAKERS for room in ENGINE - MAKERS},
+    **{room: BASE | {"flow", "records", "mistakes"} | PARTS | MAKERS for room in ENGINE - MAKERS},
     "exporting": BASE | PARTS | MAKERS | {"training"},
     "recipe": BASE | ENGINE | {"registry", "mistakes"},
     "build": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe"},

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from apex_cli.errors import SetupError
@@ -52,4 +53,5 @@ def _component(folder: Path, library: str, name: str) -> Any:
         return kind.from_pretrained(folder)
     if library == "diffusers":
         return kind.from_config(kind.load_config(folder))
-    return kind._from_config(kind.config_class.from_pretrained(folder))
+    # In float32 as `folders.load` reads it; the configuration names the format of the file.
+    return kind._from_config(kind.config_class.from_pretrained(folder), dtype=torch.float32)

@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 
 from apex_cli.commands._ui import Json, Overrides, emit, say
+from apex_cli.errors import UsageError
+
+_HOW = "Add --plan; to train on N ranks: torchrun --nproc_per_node N -m apex_cli.app train RECIPE"
 
 
 def train(
@@ -18,9 +21,16 @@ def train(
     plan: Annotated[
         bool, typer.Option("--plan", help="Only tell what the run needs: FLOPs, memory, disk, time. Loads no weights.")
     ] = False,
-    ranks: Annotated[int, typer.Option(min=1, help="Processes to plan for; with --plan.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="Ranks to plan for; with --plan.")] = 1,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="NAME", help="GPU to plan for, e.g. a100-80gb.  [default: this machine]")
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Find the smallest change that fits, e.g. 24GB; with --plan."),
+    ] = None,
     mfu: Annotated[
-        float, typer.Option(min=0.001, max=1, help="Share of the machine's matmul rate a step reaches; with --plan.")
+        float, typer.Option(min=0.001, max=1, help="Share of the peak rate that a step reaches; with --plan.")
     ] = 0.35,
     as_json: Json = False,
 ) -> None:
@@ -33,8 +43,10 @@ def train(
     if plan:
         from apex_cli.commands._plan import show_plan
 
-        show_plan(read, ranks, mfu, as_json)
+        show_plan(read, gpus, mfu, gpu, fit, as_json)
         return
+    if gpu or fit or gpus > 1:
+        raise UsageError("--gpus, --gpu and --fit plan a run; they do not start it.", _HOW)
     folder = out or Path("runs") / read.name
     with runs.opened(folder, read.to_toml()):
         from apex_cli import build

@@ -7,20 +7,20 @@ matrix products, convolutions and attention (a multiply-add counts two), by torc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
 from apex_cli.flow.condition import Cond
-from apex_cli.objectives.base import Batch, Draws, Nets, Objective
+from apex_cli.objectives.base import Batch, Nets, Objective
 from apex_cli.training import lora
+from apex_cli.training.live import Live
 from apex_cli.training.parts import Parts
 from apex_cli.training.settings import TrainConfig
 
@@ -48,6 +48,18 @@ FORMULAS = {
 """What torch's counter lacks or gets wrong."""
 
 
+class _NoModules(nullcontext):
+    parents = ("Global",)
+
+
+class Flops(FlopCounterMode):
+    """torch's counter without its sums by module: their hooks keep alive what gradient checkpointing would free."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False, custom_mapping=FORMULAS)
+        self.mod_tracker: Any = _NoModules()
+
+
 @dataclass(frozen=True)
 class Evaluations:
     """Network evaluations per image of a step: rows asked for, divided by the rows of the batch; `calls`: forwards."""
@@ -61,52 +73,17 @@ class Evaluations:
 class StepCost:
     """Forward and backward of one micro-batch."""
 
-    forward: int
-    """FLOPs of F, one forward of what is trained."""
     flops: dict[str, int]
     """FLOPs by phase."""
     evaluations: Evaluations
     activations: int
-    """Bytes that autograd keeps for the backward, weights not counted; the peak with gradient checkpointing."""
+    """The most bytes alive at once, state and gradients not counted: what autograd keeps, and temporaries."""
+    peak: int
+    """The same with the gradients that are there at that moment."""
 
     @property
     def total(self) -> int:
         return sum(self.flops.values())
-
-
-class Activations:
-    """Collects what autograd saves: each storage once, `weights` never."""
-
-    def __init__(self, weights: set[int]):
-        self.weights, self.kept, self.inside = weights, {}, 0
-
-    @property
-    def bytes(self) -> int:
-        return self.inside + sum(storage.nbytes() for storage in self.kept.values())
-
-    def keep(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.weights:
-            self.kept[storage._cdata] = storage  # held, so that the address stays taken
-        return tensor
-
-    def hooks(self):
-        return torch.autograd.graph.saved_tensors_hooks(self.keep, lambda tensor: tensor)
-
-    def checkpointed(self, block: Callable[..., Any], *inputs: Any) -> Any:
-        """Gradient checkpointing of one block: its inputs stay, its inside exists for one block at a time."""
-        inside = Activations(self.weights)
-        with inside.hooks():
-            block(*inputs)
-        self.inside = max(self.inside, inside.bytes)
-        for value in inputs:
-            if isinstance(value, Tensor):
-                self.keep(value)
-        return checkpoint(block, *inputs, use_reentrant=False)
-
-
-def addresses(tensors: Iterator[Tensor]) -> set[int]:
-    return {tensor.untyped_storage()._cdata for tensor in tensors}
 
 
 class Bench:
@@ -129,7 +106,6 @@ class Bench:
                 for part in module.modules():
                     if hasattr(part, "tie_weights"):
                         part.tie_weights()  # undone by to_empty
-        self.weights = addresses(p for module in self.modules.values() for p in module.parameters())
 
     def cond(self, prompts: list[str]) -> Cond:
         """Embeddings of `prompts`; with a gradient where the text encoder is trained."""
@@ -148,55 +124,69 @@ class Bench:
         uncond = self.cond([""]).expand(self.size) if objective.needs.uncond else None
         return Batch(torch.empty(self.size, *self.backbone.latent_shape), self.cond(self.prompts), uncond)
 
-    def cost(self, objective: Objective) -> StepCost:
-        """Runs forward and backward twice: once for FLOPs and evaluations, once for what autograd keeps."""
-        drawn = objective.draw((self.size, *self.backbone.latent_shape), torch.Generator().manual_seed(0))
-        with self.mode, self._autocast():
-            draws = {name: self._faked(value) for name, value in drawn.items()}
-            counter, log = FlopCounterMode(display=False, custom_mapping=FORMULAS), _Log(self)
-            with counter:
-                log.counter = counter
-                loss = objective.loss(log.nets(objective), self.batch(objective), draws).total
-                before = counter.get_total_flops()
-                loss.backward()
-                after = counter.get_total_flops()
-            flops = log.flops | {"other forwards": before - sum(log.flops.values()), "backward": after - before}
-            return StepCost(self._forward(objective), flops, log.evaluations(), self._activations(objective, draws))
+    def cost(self, objective: Objective, accumulate: bool = False) -> StepCost:
+        """Runs forward and backward once; with `accumulate`, gradients are there before.
 
-    def tokens(self) -> int:
-        """L of the micro-batch's prompt embeddings."""
+        Embeddings of a frozen text encoder are given, as the loop has them, and not part of the step.
+        """
+        drawn = objective.draw((self.size, *self.backbone.latent_shape), torch.Generator().manual_seed(0))
+        values = list(self.parts.named.values())
+        counter, log = Flops(), _Log(self)
         with self.mode:
-            return self.cond(self.prompts).tokens.shape[1]
+            draws = {name: self._faked(value) for name, value in drawn.items()}
+            given = None if "text_encoder" in self.parts.modules else self.batch(objective)
+            for value in values:
+                value.grad = torch.empty_like(value) if accumulate else None
+            live = Live(values)
+            with live.watching(), counter:
+                log.counter = counter
+                batch = self.batch(objective) if given is None else _gathered(given)
+                with self._autocast():
+                    loss = objective.loss(log.nets(objective), batch, draws)
+                forwards = counter.get_total_flops()
+                loss.total.backward()
+                everything = counter.get_total_flops()
+            others = {"other forwards": forwards - sum(log.flops.values()), "backward": everything - forwards}
+            before = sum(value.nbytes for value in values) if accumulate else 0
+            return StepCost(log.flops | others, log.evaluations(), live.activations, before + live.peak)
+
+    def prompt(self) -> tuple[int, int]:
+        """(L of the micro-batch's prompt embeddings, bytes of one that is kept)."""
+        with self.mode:
+            cond = self.cond(self.prompts)
+            held = (
+                value.untyped_storage().nbytes() for value in (cond.tokens, cond.mask, cond.pooled) if value is not None
+            )
+            return cond.tokens.shape[1], sum(held) // self.size
 
     def _faked(self, value: Tensor) -> Any:
         """Draws without memory; integers seed generators, so they stay numbers (a list)."""
         return value.tolist() if value.dtype == torch.int64 else self.mode.from_tensor(value)
 
-    def _forward(self, objective: Objective) -> int:
-        counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-        with torch.no_grad():
+    def forward(self, objective: Objective) -> int:
+        """FLOPs of F, one forward of what `objective` trains, without adapters."""
+        counter = Flops()
+        with self.mode, torch.no_grad():
             batch = self.batch(objective)
-            with counter:
+            with counter, self._autocast():
                 if objective.needs.trains == "autoencoder":
                     self.backbone.decode(self.backbone.encode_images(batch.x))
                 elif objective.needs.trains == "text_encoder":
                     self.cond(self.prompts)
                 else:
-                    self.backbone.velocity(batch.x, torch.rand(self.size), batch.cond)
+                    with lora.disabled(self.backbone.network) if self.parts.lora else nullcontext():
+                        self.backbone.velocity(batch.x, torch.rand(self.size), batch.cond)
         return counter.get_total_flops()
-
-    def _activations(self, objective: Objective, draws: Draws) -> int:
-        found = Activations(self.weights)
-        if self.config.gradient_checkpointing:
-            self.backbone.network.enable_gradient_checkpointing(found.checkpointed)
-        with found.hooks():
-            objective.loss(_Log(self).nets(objective), self.batch(objective), draws)
-        return found.bytes
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
             yield
+
+
+def _gathered(given: Batch) -> Batch:
+    """A batch as the loop puts it together: rows of the latents, embeddings of the cached prompts side by side."""
+    return replace(given, x=given.x.clone(), cond=Cond.cat([given.cond]))
 
 
 class _Log:

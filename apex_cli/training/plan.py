@@ -1,36 +1,31 @@
 """What a run will need before it starts: parameters, FLOPs, memory, disk and time, without loading a weight.
 
-The caches of latents and prompts lie on disk; the system maps and drops their pages, so memory does not count them.
-Parameters, FLOPs and evaluations are counted exactly (see cost.py); memory, disk and time are estimates that follow
-the loop: AdamW holds two values for each trained one, the average a third, and `v_real` takes a copy of the network
-unless adapters can be switched off.
+Parameters, FLOPs and evaluations are counted exactly (see cost.py), memory by what the loop holds (see memory.py); disk
+and time are estimates.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
-from torch import nn
 
 from apex_cli.errors import UsageError
 from apex_cli.objectives.base import Objective
 from apex_cli.objectives.fm import FlowMatching, FlowMatchingConfig
 from apex_cli.training.cost import Bench, Evaluations, StepCost
+from apex_cli.training.gpus import Gpu
+from apex_cli.training.memory import Memory, latent_bytes, module_bytes, of_run, trained_bytes
 from apex_cli.training.schedule import micro_slices, rows_of_step
 from apex_cli.training.settings import TrainConfig
 
-SAMPLED_PROMPTS = 512
-"""Prompts looked at to estimate how many distinct ones there are."""
 ZOOM = 2
 """Enlargement of the sample grids."""
-FLOAT = 4
-"""Bytes of a number in latents and prompt embeddings."""
+SAMPLED_PROMPTS = 512
+"""Prompts looked at to estimate how many distinct ones there are."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +43,19 @@ class Geometry:
 class Parameters:
     total: dict[str, int]
     """By component of the pipeline."""
+    trained: tuple[str, ...]
+    """Components that are trained."""
     trainable: int
 
 
 @dataclass(frozen=True)
 class Compute:
-    """FLOPs of one optimizer step over all ranks; F is one forward of the trained network on the same batch."""
+    """FLOPs of one optimizer step over all ranks; F is one forward, without adapters, of the trained network on the
+    same batch. What gradient checkpointing computes again counts."""
 
     step: int
+    sample: float
+    """A step divided by its batch."""
     in_forwards: dict[str, float]
     """Units of F by phase."""
     times_fm: float | None
@@ -66,7 +66,7 @@ class Compute:
 @dataclass(frozen=True)
 class Duration:
     rate: float
-    """FLOP/s of a matrix product on this machine, measured now in the precision of the recipe."""
+    """FLOP/s in the precision of the recipe: the peak of the GPU, or of a matrix product on this machine, measured."""
     mfu: float
     """Share of `rate` that a step is assumed to reach."""
     step: float
@@ -77,21 +77,33 @@ class Duration:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes are bytes. `memory` is that of one rank."""
+    """Sizes are bytes. `gpu` is the device planned for, None for this machine."""
 
     geometry: Geometry
     parameters: Parameters
     compute: Compute
-    memory: dict[str, int]
+    memory: Memory
     disk: dict[str, int]
     duration: Duration
     assumptions: tuple[str, ...]
+    gpu: Gpu | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether a rank has room on `gpu`."""
+        return None if self.gpu is None else self.memory.peak <= self.gpu.memory
 
 
 def make(
-    backbone: Any, objective: Objective, data: Any, config: TrainConfig, ranks: int = 1, mfu: float = 0.35
+    backbone: Any,
+    objective: Objective,
+    data: Any,
+    config: TrainConfig,
+    ranks: int = 1,
+    mfu: float = 0.35,
+    gpu: Gpu | None = None,
 ) -> Plan:
-    """Plan a run of `backbone`, built on the meta device (it is used up), on `ranks` processes.
+    """Plan a run of `backbone`, built on the meta device (it is used up), on `ranks` processes with a `gpu` each.
 
     `data` needs `len`, and `prompts(rows)` unless the objective takes pixels. Raises `UsageError` where the loop would.
     """
@@ -101,60 +113,32 @@ def make(
     size, inputs = slices[0].stop - slices[0].start, objective.needs.inputs
     rows = rows_of_step(len(data), config.batch, config.seed, 0)[:size].tolist()
     bench = Bench(backbone, objective, config, [] if inputs == "pixels" else data.prompts(rows), size)
-    cost = bench.cost(objective)
+    tokens, kept = (0, 0) if inputs == "pixels" else bench.prompt()
+    cost = bench.cost(objective, accumulate=len(slices) > 1)
     plain = bench.cost(FlowMatching(FlowMatchingConfig())) if inputs == "latents" else None
-    tokens = 0 if inputs == "pixels" else bench.tokens()
-    geometry = Geometry(config.batch, ranks, size, len(slices), tokens)
-    compute = _compute(cost, plain, config.batch / size)
+    compute = _compute(cost, plain, bench.forward(objective), config.batch, size)
+    on_gpu = gpu is not None or torch.accelerator.is_available()
     return Plan(
-        geometry,
-        Parameters({name: _parameters(module) for name, module in bench.modules.items()}, _trainable(bench)),
+        Geometry(config.batch, ranks, size, len(slices), tokens),
+        _parameters(bench),
         compute,
-        _memory(bench, objective, data, cost),
-        _disk(bench, objective, data, tokens),
-        _duration(compute.step / ranks, config, mfu),
-        _assumptions(config, mfu),
+        of_run(bench, objective, data, cost, ranks, on_gpu),
+        _disk(bench, objective, data, kept),
+        _duration(compute.step / ranks, config, mfu, gpu),
+        _assumptions(config, mfu, gpu),
+        gpu,
     )
 
 
-def _compute(cost: StepCost, plain: StepCost | None, micro_batches: float) -> Compute:
-    units = {name: flops / cost.forward for name, flops in cost.flops.items()}
+def _compute(cost: StepCost, plain: StepCost | None, forward: int, batch: int, size: int) -> Compute:
+    units = {name: flops / forward for name, flops in cost.flops.items()}
     ratio = None if plain is None else cost.total / plain.total
-    return Compute(round(cost.total * micro_batches), units, ratio, cost.evaluations)
+    return Compute(round(cost.total * batch / size), cost.total / size, units, ratio, cost.evaluations)
 
 
-def _parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def _trainable(bench: Bench) -> int:
-    return sum(p.numel() for p in bench.parts.named.values())
-
-
-def _trained_bytes(bench: Bench) -> int:
-    return sum(p.nbytes for p in bench.parts.named.values())
-
-
-def _bytes(module: nn.Module) -> int:
-    return sum(value.nbytes for value in (*module.parameters(), *module.buffers()))
-
-
-def _memory(bench: Bench, objective: Objective, data: Any, cost: StepCost) -> dict[str, int]:
-    trained, real = _trained_bytes(bench), objective.needs.real
-    copied = real == "ema" or (real == "base" and not bench.parts.lora)
-    return {
-        "weights": sum(_bytes(module) for module in bench.modules.values()),
-        "gradients": trained,
-        "optimizer": 2 * trained,
-        "average": trained if bench.config.ema else 0,
-        "real network": _bytes(bench.backbone.network) if copied else 0,
-        "activations": cost.activations,
-        "latents": 0 if hasattr(data, "pixels") else _latent_bytes(bench, data),
-    }
-
-
-def _latent_bytes(bench: Bench, data: Any) -> int:
-    return len(data) * prod(bench.backbone.latent_shape) * FLOAT
+def _parameters(bench: Bench) -> Parameters:
+    total = {name: sum(p.numel() for p in module.parameters()) for name, module in bench.modules.items()}
+    return Parameters(total, tuple(bench.parts.modules), sum(p.numel() for p in bench.parts.named.values()))
 
 
 def _distinct_prompts(data: Any, config: TrainConfig) -> int:
@@ -169,12 +153,12 @@ def _distinct_prompts(data: Any, config: TrainConfig) -> int:
     return min(visited, len(counts) + once * (once - 1) // (2 * (twice + 1)))
 
 
-def _disk(bench: Bench, objective: Objective, data: Any, tokens: int) -> dict[str, int]:
-    """One checkpoint more than `keep` exists while the next is written."""
-    config, trained, parts = bench.config, _trained_bytes(bench), bench.parts
+def _disk(bench: Bench, objective: Objective, data: Any, kept: int) -> dict[str, int]:
+    """One checkpoint more than `keep` exists while the next is written; `kept`: bytes of one prompt embedding."""
+    config, trained, parts = bench.config, trained_bytes(bench), bench.parts
     model = trained if parts.lora else sum(v.nbytes for m in parts.modules.values() for v in m.state_dict().values())
     if parts.extra is not None and not parts.lora:
-        model += _bytes(parts.extra)
+        model += module_bytes(parts.extra)
     checkpoint = model * (2 if config.ema else 1) + 2 * trained
     encoded = objective.needs.inputs == "latents" and hasattr(data, "pixels")
     read = hasattr(bench.backbone, "text_encoder") and objective.needs.inputs != "pixels"
@@ -182,8 +166,8 @@ def _disk(bench: Bench, objective: Objective, data: Any, tokens: int) -> dict[st
     return {
         "checkpoint": checkpoint,
         "checkpoints": checkpoint * (config.keep + 1),
-        "latent cache": _latent_bytes(bench, data) if encoded else 0,
-        "prompt cache": embedded * tokens * bench.backbone.cond_dim * FLOAT,
+        "latent cache": latent_bytes(bench, data) if encoded else 0,
+        "prompt cache": embedded * kept,
         "samples": _sample_bytes(bench, config) if objective.needs.inputs == "latents" else 0,
     }
 
@@ -195,8 +179,9 @@ def _sample_bytes(bench: Bench, config: TrainConfig) -> int:
     return grids * len(config.sample_prompts) * config.sample_seeds * 3 * side**2
 
 
-def _duration(flops: float, config: TrainConfig, mfu: float) -> Duration:
-    rate = matmul_rate(torch.bfloat16 if config.precision == "bf16" else torch.float32)
+def _duration(flops: float, config: TrainConfig, mfu: float, gpu: Gpu | None) -> Duration:
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    rate = matmul_rate(dtype) if gpu is None else gpu.rate(dtype)
     step = flops / (rate * mfu)
     return Duration(rate, mfu, step, step * config.steps)
 
@@ -217,13 +202,14 @@ def matmul_rate(dtype: torch.dtype, seconds: float = 0.3, side: int = 1024) -> f
     return 2 * side**3 * count / elapsed
 
 
-def _assumptions(config: TrainConfig, mfu: float) -> tuple[str, ...]:
-    told: Sequence[str] = (
-        f"time: a step reaches {mfu:.0%} of the matrix-product rate measured on this machine just now",
+def _assumptions(config: TrainConfig, mfu: float, gpu: Gpu | None) -> tuple[str, ...]:
+    rate = "matrix-product rate measured on this machine just now" if gpu is None else f"peak of {gpu.name}"
+    checkpointing = ", with what gradient checkpointing computes again" if config.gradient_checkpointing else ""
+    return (
+        f"time: a step reaches {mfu:.0%} of the {rate}",
         "time: sample grids, encoding, saving and telemetry come on top",
-        "memory: temporary buffers and the allocator's slack come on top",
-        "FLOPs: matrix products, convolutions and attention",
+        "memory: every rank holds everything; text encoder and autoencoder stay; all weights are fp32",
+        "memory: what kernels and the allocator take for themselves, telemetry and the drawing of grids come on top",
+        f"FLOPs: matrix products, convolutions and attention{checkpointing}; not those of a frozen text encoder",
         "prompts: as long as the longest of the first micro-batch",
     )
-    checkpointing = "activations: the inside of one block at a time, as gradient checkpointing recomputes it"
-    return (*told, checkpointing) if config.gradient_checkpointing else tuple(told)

@@ -55,8 +55,8 @@ def test_planned_without_weights(case):
         skeleton = type(case.model)(case.model.config)
     objective = FlowMatching(FlowMatchingConfig())
     bench = Bench(skeleton, objective, TrainConfig(steps=1), [*PROMPTS[:1], *LONG], 2)
-    assert bench.cost(objective).total > 2 * bench.cost(objective).forward
-    assert bench.tokens() == case.model.encode_prompts(LONG).tokens.shape[1]
+    assert bench.cost(objective).total > 2 * bench.forward(objective)
+    assert bench.prompt()[0] == case.model.encode_prompts(LONG).tokens.shape[1]
     encoders = [module for key, module in case.model.pipeline.components.items() if key.startswith("text_encoder")]
     assert linear_layers(bench.modules["text_encoder"]) == sum(map(linear_layers, encoders))
 

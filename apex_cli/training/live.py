@@ -1,0 +1,78 @@
+"""Bytes alive while a step runs: every storage that an operation makes, from its birth to its last reference.
+
+It sees real tensors and those of `FakeTensorMode` alike, so that a plan counts what the allocator would have to give:
+what autograd keeps, what gradient checkpointing makes again, gradients as they come, and temporaries. What a kernel
+takes for itself while it runs is not seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Live(TorchDispatchMode):
+    """`peak`: the most bytes at once; `activations`: the same without the gradients of `parameters`."""
+
+    def __init__(self, parameters: Iterable[Tensor] = ()):
+        super().__init__()
+        self.parameters = list(parameters)
+        self.storages: dict[int, tuple[weakref.ref, int]] = {}
+        self.total = self.gradients = self.peak = self.activations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in _tensors((args, kwargs)):
+            self._meet(tensor, 0)  # older than this mode, unless known
+        out = func(*args, **(kwargs or {}))
+        for tensor in _tensors(out):
+            self.add(tensor)
+        self._look()
+        return out
+
+    def add(self, tensor: Tensor) -> None:
+        """Count a tensor from now on."""
+        self._meet(tensor, tensor.untyped_storage().nbytes())
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """The mode itself, with gradients told from activations as soon as they are finished."""
+        handles = [p.register_post_accumulate_grad_hook(self._finished) for p in self.parameters]
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _meet(self, tensor: Tensor, size: int) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.storages:
+            return
+
+        def gone(_: Any) -> None:
+            self.total -= self.storages.pop(key)[1]
+
+        self.storages[key] = weakref.ref(storage, gone), size
+        self.total += size
+
+    def _finished(self, parameter: Tensor) -> None:
+        """A gradient is there for the first time; one that was there before is not counted."""
+        gradient = parameter.grad
+        if gradient is not None:
+            self.gradients += self.storages[gradient.untyped_storage()._cdata][1]
+
+    def _look(self) -> None:
+        self.peak = max(self.peak, self.total)
+        self.activations = max(self.activations, self.total - self.gradients)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    return (value for value in tree_leaves(values) if isinstance(value, torch.Tensor))
