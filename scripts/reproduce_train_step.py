@@ -64,7 +64,7 @@ TINY = Size(
 )  # fmt: skip
 
 
-IDENTITY = {"data": "captions", "backbone": {"name": "qwen_image", "config": {}}}
+IDENTITY: dict[str, Any] = {"data": "captions", "backbone": {"name": "qwen_image", "config": {}}}
 
 
 class Headless(QwenImage):

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator
 
 import pytest
-import torch
 from accelerate.state import AcceleratorState
 from tiny_runs import LORA, TINY, write_recipe
 from torch import Tensor, nn
