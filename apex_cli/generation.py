@@ -144,7 +144,7 @@ def _batch(backbone: Backbone, config: SampleConfig, requests: Sequence[Request]
 
     gens = [generator(request.seed, request.index) for request in requests]
     cond = backbone.encode_prompts([request.prompt for request in requests])
-    noise = torch.stack([torch.randn(backbone.latent_shape, generator=g) for g in gens]).to(cond.tokens)
+    noise = torch.stack([torch.randn(backbone.latent_shape, generator=g) for g in gens]).to(cond.tokens.device)
     velocity = CountedVelocity(backbone, config.guidance, uncond)
     latents = resolve("sampler", config.sampler)(velocity, noise, config.grid(), cond, gens)
     pixels = to_pixels(backbone.decode(latents))

@@ -49,8 +49,7 @@ class Flux(ClipT5Backbone):
         pooled = self.read("", prompts, self.pipeline.tokenizer_max_length).pooler_output
         return self.whole(self.read("_2", prompts, self.config.max_tokens).last_hidden_state, pooled)
 
-    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
-        """F(x_t, t, c), all [B, C, h, w]; FLUX has no second time."""
+    def _velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         size = (x_t.shape[2] // 2, x_t.shape[3] // 2)
         guidance = self.config.embedded_guidance
         with exact_time(self.network.time_text_embed, 1000 * t):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from apex_cli.errors import CheckpointError, SetupError
 
@@ -54,7 +55,21 @@ def silence() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def load(path: str, pipeline_class: str):
+def cast(pipeline: Any, dtype: str) -> Any:
+    """The modules of a pipeline in `dtype`, but for the autoencoder."""
+    for name, module in pipeline.components.items():
+        if name != "vae" and hasattr(module, "parameters"):
+            module.to(_torch_dtype(dtype))
+    return pipeline
+
+
+def _torch_dtype(name: str) -> Any:
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def load(path: str, pipeline_class: str, dtype: str = "fp32"):
     """The pipeline object of a folder or hub id; under `torch.device("meta")` without its weights."""
     import diffusers
     import torch
@@ -65,9 +80,10 @@ def load(path: str, pipeline_class: str):
     folder = locate(path)
     check(folder, pipeline_class)
     if torch.get_default_device().type == "meta":
-        return skeletons.build(folder, pipeline_class)
+        return cast(skeletons.build(folder, pipeline_class), dtype)
     try:
-        return getattr(diffusers, pipeline_class).from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        formats = {"vae": torch.float32, "default": _torch_dtype(dtype)}
+        return getattr(diffusers, pipeline_class).from_pretrained(folder, use_safetensors=True, dtype=formats)
     except (OSError, SafetensorError) as error:
         reason = f"'{path}' could not be read: {str(error).splitlines()[0]}"
         if Path(folder).is_dir():

@@ -1,6 +1,6 @@
 """What all adapters over diffusers pipelines share: loading, freezing, saving, and the geometry of latents.
 
-A subclass states what differs: how text is encoded, how `velocity` calls the transformer, and, where the autoencoder
+A subclass states what differs: how text is encoded, how `_velocity` calls the transformer, and, where the autoencoder
 is not an `AutoencoderKL`, how latents are normalised.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -18,15 +18,20 @@ from torch import Tensor, nn
 from apex_cli.backbones import folders
 from apex_cli.config import Section
 from apex_cli.errors import UsageError
+from apex_cli.flow.condition import Cond
 
 
 class PipelineConfig(Section):
+    """Where the pipeline comes from and how it is asked."""
+
     path: str | None = None
     """A diffusers pipeline folder, `assets:NAME` for one that ships with apex, or a hub id. None builds `tiny`."""
     resolution: int = 64
     """Pixels of a side of the square images."""
     max_tokens: int = Field(default=300, gt=0)
     """Prompt length kept, as `max_sequence_length` of the stock pipeline."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Format of the weights; the autoencoder stays in fp32. bf16 is for a frozen base under LoRA, and for sampling."""
 
 
 class PipelineBackbone:
@@ -47,7 +52,10 @@ class PipelineBackbone:
     def __init__(self, config: Any):
         self.config = config
         folders.silence()
-        self.pipeline = folders.load(config.path, self.pipeline_class) if config.path else self.fresh(config.tiny)
+        if config.path:
+            self.pipeline = folders.load(config.path, self.pipeline_class, config.dtype)
+        else:
+            self.pipeline = folders.cast(self.fresh(config.tiny), config.dtype)
         for module in self.pipeline.components.values():
             if isinstance(module, nn.Module):
                 module.requires_grad_(False).eval()
@@ -79,6 +87,14 @@ class PipelineBackbone:
         self.config = config
         self._measure()
         return self
+
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
+        """F(x_t, t, c), [B, C, h, w] like x_t, computed in the format of the weights; no pipeline has a second time."""
+        dtype = self.network.dtype
+        return self._velocity(x_t.to(dtype), t, cond.to(cond.tokens.device, dtype)).to(x_t.dtype)
+
+    def _velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        raise NotImplementedError
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> the posterior's mean [B, C, H/f, W/f], (z - shift_factor) * scaling_factor."""

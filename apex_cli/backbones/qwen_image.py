@@ -92,8 +92,7 @@ class QwenImage(PipelineBackbone):
         frame = self.autoencoder.post_quant_conv((latents * std + mean)[:, :, None])
         return self.autoencoder.decoder(frame)[:, :, 0]
 
-    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
-        """F(x_t, t, c), all [B, C, h, w]; Qwen-Image has no second time."""
+    def _velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         batch, channels, height, width = x_t.shape
         with exact_time(self.network.time_text_embed, t):
             patches = self.network(

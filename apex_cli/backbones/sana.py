@@ -71,8 +71,7 @@ class Sana(PipelineBackbone):
         """Latents -> pixels [B, 3, H, W]."""
         return self.autoencoder.decode(latents / self.autoencoder.config.scaling_factor).sample
 
-    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
-        """F(x_t, t, c), all [B, C, h, w]; SANA has no second time."""
+    def _velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return self.network(
             hidden_states=x_t,
             encoder_hidden_states=cond.tokens,

@@ -45,8 +45,7 @@ class Sd3(ClipT5Backbone):
         clip = pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
         return self.whole(torch.cat([clip, t5], dim=1), torch.cat([answer.text_embeds for answer in clips], dim=-1))
 
-    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
-        """F(x_t, t, c), all [B, C, h, w]; SD3 has no second time."""
+    def _velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return self.network(
             hidden_states=x_t,
             encoder_hidden_states=cond.tokens,

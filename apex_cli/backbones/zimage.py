@@ -53,8 +53,7 @@ class ZImage(PipelineBackbone):
         tokens = self.text_encoder(**ids, output_hidden_states=True).hidden_states[-2]
         return Cond(tokens, ids.attention_mask.bool())
 
-    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
-        """F(x_t, t, c), all [B, C, h, w]; Z-Image has no second time."""
+    def _velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         images = self.network(x=list(x_t.unsqueeze(2)), t=1 - t, cap_feats=unpadded(cond), return_dict=False)[0]
         return -torch.stack(images).squeeze(2)
 

@@ -31,6 +31,8 @@ class Parts:
                 self.modules["text_encoder"] = getattr(backbone, "text_encoder", None)
         if "text_encoder" in self.modules and not hasattr(self.modules["text_encoder"], "save_pretrained"):
             raise UsageError("This backbone has not just one text encoder.", "Train its transformer.")
+        if not self.lora and getattr(backbone.config, "dtype", "fp32") != "fp32":
+            raise UsageError("Weights that are trained must be in fp32.", 'Set backbone.dtype = "fp32", or use LoRA.')
         self.extra = extra
         if self.lora:
             lora.add(backbone.network, config.lora, backbone.lora_targets, config.seed)

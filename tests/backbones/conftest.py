@@ -104,8 +104,8 @@ class Case:
         return made
 
 
-def make(name: str, folder: Path) -> Any:
-    kind, settings = registry.resolve("backbone", name), SMALLEST[name]
+def make(name: str, folder: Path, **changes: Any) -> Any:
+    kind, settings = registry.resolve("backbone", name), SMALLEST[name] | changes
     if name in tiny_pipelines.BUILDERS:
         settings = settings | {"path": str(tiny_pipelines.write(name, folder))}
     model = kind(kind.Config(**settings))
@@ -118,9 +118,9 @@ def make(name: str, folder: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def build(tmp_path_factory) -> Callable[[str], Any]:
-    """`build(name)`: the backbone anew, always with the same weights."""
-    return lambda name: make(name, tmp_path_factory.mktemp(name))
+def build(tmp_path_factory) -> Callable[..., Any]:
+    """`build(name)`: the backbone anew, always with the same weights; further arguments change its configuration."""
+    return lambda name, **changes: make(name, tmp_path_factory.mktemp(name), **changes)
 
 
 @pytest.fixture(scope="session")

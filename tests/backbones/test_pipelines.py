@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import diffusers
 import numpy as np
 import pytest
@@ -51,3 +53,20 @@ def test_the_saved_folder_is_an_ordinary_pipeline(piped, tmp_path):
     again = getattr(diffusers, piped.model.pipeline_class).from_pretrained(tmp_path)
     noise, _ = piped.inputs()
     assert torch.equal(piped.stock(noise, ONE_STEP, pipeline=again), piped.stock(noise, ONE_STEP))
+
+
+@torch.no_grad()
+def test_weights_in_bf16(piped, build):
+    """Only what is computed by them is rounded: x_t and the answer stay in fp32, the autoencoder too."""
+    half = build(piped.name, dtype="bf16")
+    assert {value.dtype for value in half.network.parameters()} == {torch.bfloat16}
+    assert {value.dtype for value in half.autoencoder.parameters()} == {torch.float32}
+    full = copy.copy(half)
+    full.network = copy.deepcopy(half.network).float()
+    x_t, t = piped.inputs()
+    cond = half.encode_prompts(piped.prompts)
+    found, expected = half.velocity(x_t, t, cond), full.velocity(x_t, t, cond)
+    assert cond.tokens.dtype == torch.bfloat16
+    assert found.dtype == torch.float32
+    assert (found - expected).norm() < 0.1 * expected.norm()
+    assert half.decode(x_t).dtype == torch.float32

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_runs import TINY
+from safetensors.torch import load_file
+from tiny_runs import APEX, LORA, TINY, apex, train, write_recipe
 
 from apex_cli.backbones.sana import Sana, SanaConfig
 from apex_cli.errors import UsageError
-from apex_cli.training import lora
+from apex_cli.training import checkpoint, lora
 from apex_cli.training.settings import LoraSettings
 
 SETTINGS = LoraSettings(rank=4, alpha=6.0)
@@ -83,3 +84,15 @@ def test_a_target_that_is_not_there():
 def test_a_backbone_that_cannot_load_adapters_refuses_them():
     with pytest.raises(UsageError, match="has no LoRA"):
         lora.add(torch.nn.Linear(2, 2), SETTINGS, (), seed=0)
+
+
+def test_adapters_in_fp32_on_a_base_in_bf16(tmp_path, capsys):
+    half = {"tiny": TINY, "dtype": "bf16"}
+    run = train(tmp_path / "run", backbone=half, objective=APEX, train={**LORA, "precision": "bf16"})
+    weights = load_file(checkpoint.find(run) / "model" / lora.FILE)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert any(value.any() for name, value in weights.items() if "lora_B" in name)
+    capsys.readouterr()
+    assert apex("sample", "--ckpt", run, "a red cube", "--out", tmp_path / "pictures") == 0
+    assert apex("train", write_recipe(tmp_path / "full.toml", backbone=half), "--out", tmp_path / "full") == 2
+    assert "must be in fp32" in capsys.readouterr().err
