@@ -24,7 +24,7 @@ class Backbone(Protocol):
     """Module-name suffixes that LoRA adapts by default; none where the model cannot load adapters."""
 
     network: nn.Module
-    """The module that `velocity` calls: what is trained."""
+    """The module that `velocity` calls: what is trained. Its own module lists hold its repeated blocks."""
     latent_shape: tuple[int, int, int]
     """(C, h, w) of one image at the configured resolution."""
     cond_dim: int

@@ -1,4 +1,7 @@
-"""What a run draws of itself: fixed-seed grids (a row a prompt, a column a seed), the teacher on the same seeds."""
+"""What a run draws of itself: fixed-seed grids (a row a prompt, a column a seed), the teacher on the same seeds.
+
+Where weights lie in shards every rank draws, since a forward needs all of them, and the main process writes.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from apex_cli.generation import Request, SampleConfig, diversity, generate, grid_picture
+from apex_cli.training.runs import is_main
 from apex_cli.training.settings import TrainConfig
 
 
@@ -28,7 +32,9 @@ class SampleGrid:
         stored = self.folder / "teacher.json"
         if step == 0:
             if self.teacher is not None:
-                stored.write_text(json.dumps(self._draw(backbone, self.teacher, "teacher", "teacher_diversity")))
+                taught = self._draw(backbone, self.teacher, "teacher", "teacher_diversity")
+                if is_main():
+                    stored.write_text(json.dumps(taught))
             return facts
         return facts | (json.loads(stored.read_text()) if stored.is_file() else {})
 
@@ -36,9 +42,9 @@ class SampleGrid:
         prompts, seeds = self.train.sample_prompts, self.train.sample_seeds
         requests = [Request(prompt, seed) for prompt in prompts for seed in range(seeds)]
         images = np.stack([made.pixels for made in generate(backbone, sample, requests)])
-        grid_picture(list(images.reshape(len(prompts), seeds, *images.shape[1:])), zoom=2).save(
-            self.folder / f"{name}.png"
-        )
+        if is_main():
+            rows = list(images.reshape(len(prompts), seeds, *images.shape[1:]))
+            grid_picture(rows, zoom=2).save(self.folder / f"{name}.png")
         measured = diversity(images, seeds)
         return {} if measured is None else {fact: measured}
 
@@ -57,8 +63,12 @@ class PointGrid:
         condition = torch.arange(modes.CONDITIONS).repeat_interleave(self.train.sample_seeds)
         stored = self.folder / "teacher.safetensors"
         if self.teacher is not None and step == 0:
-            save_file({"points": self._draw(backbone, self.teacher, condition)}, stored)
+            taught = self._draw(backbone, self.teacher, condition)
+            if is_main():
+                save_file({"points": taught}, stored)
         points = self._draw(backbone, self.sample, condition)
+        if not is_main():
+            return {}
         panels = {"data": modes.draw(condition, torch.Generator().manual_seed(0))}
         if self.teacher is not None and stored.is_file():
             panels[f"teacher, {self.teacher.nfe} NFE"] = load_file(stored)["points"]

@@ -17,8 +17,9 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from safetensors.torch import load_file, save_file
+from accelerate.utils import AutocastKwargs, set_seed
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from apex_cli.errors import NumericalError, Stopped, UsageError
@@ -26,12 +27,13 @@ from apex_cli.flow.condition import Cond
 from apex_cli.generation import SampleConfig, generator
 from apex_cli.objectives.base import Batch, Loss, Nets, Objective
 from apex_cli.records import Metrics, Progress, StepRecord
-from apex_cli.training import checkpoint, lora
+from apex_cli.training import checkpoint, lora, sharding
 from apex_cli.training.inputs import Inputs
 from apex_cli.training.parts import Parts
 from apex_cli.training.schedule import micro_slices, rows_of_step
 from apex_cli.training.settings import TrainConfig
 from apex_cli.training.telemetry import Telemetry
+from apex_cli.training.trained import Trained
 
 
 @dataclass
@@ -49,7 +51,8 @@ class Job:
     warnings: tuple[str, ...] = ()
     """What the user should know before the first step."""
     on_sample: Callable[[Any, int], dict[str, float]] | None = None
-    """(backbone, step): draws the fixed-seed grid of the current weights; returns facts for the telemetry."""
+    """(backbone, step): draws the fixed-seed grid of the current weights; returns facts for the telemetry. Where
+    weights lie in shards all ranks call it, and the main process writes."""
     on_report: Callable[[], object] | None = None
     """Writes the page of the run; called after every grid and at the end."""
 
@@ -62,6 +65,7 @@ class Trainer:
         self.backbone, self.objective = job.backbone, job.objective
         if self.config.batch % (ranks := _ranks()):
             raise UsageError(f"train.batch = {self.config.batch} cannot be shared by {ranks} ranks.", "Change either.")
+        self.sharded = sharding.wanted(self.config, self.objective.needs, _ranks())
         set_seed(self.config.seed)
         self.accelerator = Accelerator(
             # Named, because without it accelerate runs torchrun's ranks on CPU as strangers.
@@ -69,19 +73,20 @@ class Trainer:
             mixed_precision="bf16" if self.config.precision == "bf16" else "no",
             log_with=list(self.config.trackers) or None,
             project_dir=job.folder,
+            # autocast's cache would keep a bf16 copy of every block that FSDP frees.
+            kwargs_handlers=[AutocastKwargs(cache_enabled=not self.sharded)],
         )
-        job.backbone.to(self.accelerator.device)
-        if job.objective.modules is not None:
-            job.objective.modules.to(self.accelerator.device)
         self.parts = Parts(job.backbone, job.objective.needs, self.config, job.objective.modules)
-        self.params = self.parts.named
+        self.frozen = self._frozen()
+        self._place()
+        self.trained = Trained(self.parts.named, self.accelerator)
+        self.params = self.trained.params
         values = list(self.params.values())
         self.optimizer = torch.optim.AdamW(
             values, self.config.lr, self.config.betas, weight_decay=self.config.weight_decay, fused=True
         )
         self.scheduler = _scheduler(self.config, self.optimizer)
         self.ema = _average(values, self.config) if self.config.ema else None
-        self.average: torch.nn.Module | None = None
         self.nets = Nets(
             job.backbone.velocity, self._real(), getattr(job.backbone, "encode_images", None), job.backbone.decode
         )
@@ -95,28 +100,43 @@ class Trainer:
 
     # ---- one step ----------------------------------------------------------------------------------------------
 
+    def _frozen(self) -> Any:
+        """A backbone with a copy of the network, where v_real is neither the student nor its base."""
+        kind = self.objective.needs.real
+        if kind == "ema" and not self.config.ema:
+            raise UsageError("objective.real = 'ema' asks for a weight average.", "Set train.ema, e.g. to 0.999.")
+        if kind not in ("base", "ema") or (kind == "base" and self.parts.lora):
+            return None
+        frozen = copy.copy(self.backbone)
+        frozen.network = copy.deepcopy(self.backbone.network).requires_grad_(False)
+        return frozen
+
+    def _place(self) -> None:
+        """Bring everything to the accelerator; what is sharded never lies there whole."""
+        device, copies = self.accelerator.device, [] if self.frozen is None else [self.frozen.network]
+        if self.sharded:
+            self.parts.shard(device, *copies)
+        self.backbone.to(device)
+        for module in copies:
+            module.to(device)
+            sharding.forget_forwards(module)
+        if self.objective.modules is not None:
+            self.objective.modules.to(device)
+
     def _real(self):
         """v_real as the objective wants it: the student itself is asked by the objective, so None for "self"."""
-        kind = self.objective.needs.real
-        if kind == "base" and self.parts.lora:
-            return self._without_adapters
-        if kind in ("base", "ema"):
-            if kind == "ema" and self.ema is None:
-                raise UsageError("objective.real = 'ema' asks for a weight average.", "Set train.ema, e.g. to 0.999.")
-            frozen = copy.copy(self.backbone)
-            frozen.network = copy.deepcopy(self.backbone.network).requires_grad_(False)
-            self.average = frozen.network if kind == "ema" else None
-            return frozen.velocity
-        return None
+        if self.frozen is not None:
+            return self.frozen.velocity
+        return self._without_adapters if self.objective.needs.real == "base" else None
 
     def _follow_average(self) -> None:
         """Bring the network behind `real = "ema"` to the average."""
-        if self.average is None or self.ema is None:
+        if self.objective.needs.real != "ema" or self.ema is None:
             return
         for name, value in zip(self.params, self.ema.shadow_params, strict=True):
             part, _, key = name.partition(".")
             if part == "transformer":
-                self.average.get_parameter(key).copy_(value)
+                sharding.local(self.frozen.network.get_parameter(key)).copy_(value)
 
     def _without_adapters(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with lora.disabled(self.backbone.network):
@@ -150,16 +170,15 @@ class Trainer:
             self._check(loss, batch)
             share = len(batch) * accelerator.num_processes / config.batch
             if measure and micro.start % (config.batch // accelerator.num_processes) == 0:
-                self.telemetry.measure(loss, self.params.values())
+                self.telemetry.measure(loss, self.trained.norm_of)
             self.telemetry.watch(loss)
             (loss.total * share).backward()
             for name, value in {"loss": loss.total, **loss.parts}.items():
                 sums[name] = sums.get(name, 0) + value.detach() * share
-        gradients = [p.grad for p in self.params.values() if p.grad is not None]
+        self.trained.reduce()
         if accelerator.num_processes > 1:
-            _average_over_ranks(accelerator, gradients)
             sums = {name: cast(Tensor, accelerator.reduce(value, "mean")) for name, value in sums.items()}
-        norm = float(torch.nn.utils.clip_grad_norm_(self.params.values(), config.clip))
+        norm = self.trained.clip(config.clip)
         if not torch.isfinite(torch.tensor(norm)):
             raise self._not_finite("The gradient", rows.tolist())
         self.optimizer.step()
@@ -238,11 +257,14 @@ class Trainer:
         self.stop_signal = number
 
     def _stopping(self) -> bool:
-        """Whether any rank was told to stop; all ranks answer alike."""
-        told = self.stop_signal is not None
+        """Whether any rank was told to stop."""
+        return self._any(self.stop_signal is not None)
+
+    def _any(self, fact: bool) -> bool:
+        """Whether it is so on any rank; all ranks answer alike."""
         if self.accelerator.num_processes == 1:
-            return told
-        flag = torch.tensor(float(told), device=self.accelerator.device)
+            return fact
+        flag = torch.tensor(float(fact), device=self.accelerator.device)
         return float(cast(Tensor, self.accelerator.reduce(flag, "sum"))) > 0
 
     def _encode(self) -> Iterator[Progress]:
@@ -255,7 +277,7 @@ class Trainer:
         self.inputs.place("cpu")
 
     def _sample(self) -> None:
-        if self.job.on_sample is not None and self.accelerator.is_main_process:
+        if self.job.on_sample is not None and (self.sharded or self.accelerator.is_main_process):
             self.inputs.place(self.accelerator.device)
             with self.averaged():
                 self.telemetry.note(self.job.on_sample(self.backbone, self.step))
@@ -274,7 +296,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write checkpoint `step` and delete those beyond `keep`; weights that are not finite are not saved."""
-        if not all(bool(value.isfinite().all()) for value in self.params.values()):
+        if self._any(not all(bool(value.isfinite().all()) for value in self.params.values())):
             raise NumericalError(
                 f"A weight is not finite after step {self.step}; nothing was saved.",
                 "Lower train.lr, with a new --out.",
@@ -282,18 +304,26 @@ class Trainer:
         if self.accelerator.is_main_process:
             checkpoint.write(checkpoint.step_folder(self.job.folder, self.step), self._fill)
             checkpoint.prune(self.job.folder, self.config.keep)
+        elif self.sharded:
+            self._tensors(None)
         self.accelerator.wait_for_everyone()
 
-    def _fill(self, folder: Path) -> None:
-        self.parts.save(folder / "model")
+    def _tensors(self, folder: Path | None) -> None:
+        """Weights, average and optimizer; where they lie in shards the other ranks take part with None."""
+        self.parts.save(folder and folder / "model")
         if self.ema is not None:
             with self.averaged():
-                self.parts.save(folder / "ema")
-        (folder / "state").mkdir()
-        names, tensors, state = list(self.params), {}, self.optimizer.state_dict()["state"]
-        for index, entry in state.items():
-            tensors |= {f"{names[index]}/{key}": value.contiguous() for key, value in entry.items()}
-        save_file(tensors, folder / "state" / "optimizer.safetensors")
+                self.parts.save(folder and folder / "ema")
+        names, tensors = list(self.params), {}
+        for index, entry in self.optimizer.state_dict()["state"].items():
+            for key, value in entry.items():
+                tensors[f"{names[index]}/{key}"] = self.trained.gathered(names[index], value).contiguous()
+        if folder is not None:
+            (folder / "state").mkdir()
+            save_file(tensors, folder / "state" / "optimizer.safetensors")
+
+    def _fill(self, folder: Path) -> None:
+        self._tensors(folder)
         facts = {"step": self.step, "scheduler": self.scheduler.state_dict()}
         if self.ema is not None:
             facts["average_steps"] = self.ema.optimization_step
@@ -325,9 +355,10 @@ class Trainer:
             self._follow_average()
         names = {name: index for index, name in enumerate(self.params)}
         state: dict[int, dict[str, Tensor]] = {}
-        for key, value in load_file(folder / "state" / "optimizer.safetensors").items():
-            name, entry = key.rsplit("/", 1)
-            state.setdefault(names[name], {})[entry] = value
+        with safe_open(folder / "state" / "optimizer.safetensors", "pt") as file:
+            for key in file.keys():  # noqa: SIM118  # not a dict
+                name, entry = key.rsplit("/", 1)
+                state.setdefault(names[name], {})[entry] = self.trained.own(name, file.get_tensor(key))
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
@@ -373,11 +404,3 @@ def _average(values: list[nn.Parameter], config: TrainConfig):
     from diffusers.training_utils import EMAModel
 
     return EMAModel(values, decay=config.ema)
-
-
-def _average_over_ranks(accelerator: Accelerator, gradients: list[Tensor]) -> None:
-    """One all-reduce of one flat tensor per optimizer step, whatever the number of forwards and modules."""
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    flat = cast(Tensor, accelerator.reduce(flat, "mean"))
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))

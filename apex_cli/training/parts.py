@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from apex_cli.errors import UsageError
 from apex_cli.objectives.base import Needs
-from apex_cli.training import lora
+from apex_cli.training import lora, sharding
 from apex_cli.training.settings import TrainConfig
 
 
@@ -44,6 +45,8 @@ class Parts:
                 value.requires_grad_(False)
         if config.gradient_checkpointing:
             backbone.network.enable_gradient_checkpointing()
+        self.hollow: nn.Module | None = None
+        """The transformer without weights, where a full run has them in shards."""
 
     @property
     def named(self) -> dict[str, nn.Parameter]:
@@ -55,16 +58,31 @@ class Parts:
             if value.requires_grad
         }
 
-    def save(self, folder: Path) -> None:
-        """Component folders as `save_pretrained` writes them, or one LoRA file; learned objective tensors beside."""
+    def shard(self, device: torch.device, *copies: nn.Module) -> None:
+        """Lay the transformer, and copies of it, in shards over the ranks; adapters are small and stay whole."""
+        network = self.backbone.network
+        whole = {name for name, value in network.named_parameters() if self.lora and value.requires_grad}
+        self.hollow = None if self.lora else sharding.hollow(network)
+        for module in (network, *copies):
+            sharding.shard(module, device, whole)
+
+    def save(self, folder: Path | None) -> None:
+        """Component folders as `save_pretrained` writes them, or one LoRA file; learned objective tensors beside.
+
+        Where weights lie in shards all ranks take part; those that do not write call this with None.
+        """
         from safetensors.torch import save_file
 
+        modules = {} if self.lora else self.modules
+        if self.hollow is not None:
+            modules = modules | {"transformer": sharding.gather(self.backbone.network, self.hollow)}
+        if folder is None:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         if self.lora:
             lora.save(self.backbone, folder)
-        else:
-            for name, module in self.modules.items():
-                module.save_pretrained(folder / name)
+        for name, module in modules.items():
+            module.save_pretrained(folder / name)
         if self.extra is not None:
             save_file(self.extra.state_dict(), folder / "objective.safetensors")
 
@@ -86,5 +104,5 @@ def load_components(backbone: Any, folder: Path) -> None:
     for name, attribute in modules.items():
         if (folder / name).is_dir():
             module = getattr(backbone, attribute)
-            loaded = type(module).from_pretrained(folder / name, use_safetensors=True)
-            module.load_state_dict(loaded.state_dict())
+            loaded = sharding.stock_class(module).from_pretrained(folder / name, use_safetensors=True)
+            sharding.load(module, loaded.state_dict())

@@ -38,6 +38,8 @@ class TrainConfig(Section):
     """Decay of the weight average that is sampled and exported; 0 keeps none."""
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
+    sharding: Literal["none", "fsdp"] = "none"
+    """fsdp: the transformer's weights, and what full tuning keeps for each, lie in shards, one on each rank."""
     seed: int = 0
     save_every: int = Field(default=500, ge=1)
     keep: int = Field(default=2, ge=1)

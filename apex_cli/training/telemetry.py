@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -38,13 +38,10 @@ class Telemetry:
             elif name not in TIME_OF.values():
                 self.values.setdefault(name, []).append(value.mean())
 
-    def measure(self, loss: Loss, params: Iterable[Tensor]) -> None:
+    def measure(self, loss: Loss, norm_of: Callable[[Tensor], float]) -> None:
         """Gradient norm of every unweighted term, one extra backward each."""
-        params = list(params)
         for name, part in loss.parts.items():
-            gradients = torch.autograd.grad(part, params, retain_graph=True, allow_unused=True)
-            norms = [gradient.norm() for gradient in gradients if gradient is not None]
-            self.facts[f"gradient.{name}"] = float(torch.stack(norms).norm())
+            self.facts[f"gradient.{name}"] = norm_of(part)
 
     def note(self, facts: dict[str, float]) -> None:
         """Take over facts measured elsewhere, e.g. the diversity of a sample grid."""

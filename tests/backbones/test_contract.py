@@ -12,6 +12,7 @@ from tiny_runs import own_cache  # noqa: F401
 from apex_cli import registry
 from apex_cli.flow.condition import Cond
 from apex_cli.flow.condition_shift import ConditionShift, ConditionShiftConfig
+from apex_cli.training.sharding import blocks
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -87,6 +88,19 @@ def test_every_lora_target_is_a_linear_layer(case):
     linear = [name for name, m in case.model.network.named_modules() if isinstance(m, torch.nn.Linear)]
     for target in case.model.lora_targets:
         assert any(f".{name}".endswith(f".{target}") for name in linear), target
+
+
+def test_the_blocks_of_the_network_are_called_as_modules(case):
+    """Sharding gathers the weights of a block when it is called, and those outside of blocks for a whole forward."""
+    called: set[torch.nn.Module] = set()
+    repeated = list(blocks(case.model.network))
+    handles = [block.register_forward_hook(lambda block, *_: called.add(block)) for block in repeated]
+    x_t, t = case.inputs()
+    with torch.no_grad():
+        case.model.velocity(x_t, t, case.model.encode_prompts(case.prompts))
+    for handle in handles:
+        handle.remove()
+    assert called == set(repeated) != set()
 
 
 def test_gradient_checkpointing_changes_no_gradient(case):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from apex_cli.objectives.base import Loss
 from apex_cli.training.telemetry import COLLAPSED, Telemetry, time_bin
+from apex_cli.training.trained import Trained
 
 
 def facts(**noted: float) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -42,8 +44,9 @@ def test_errors_are_averaged_in_the_bin_of_their_time():
 
 
 def test_the_norm_of_each_unweighted_term():
-    weight = torch.tensor([1.0, 1.0], requires_grad=True)
+    weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
     loss = Loss({"one": 3 * weight[0] + 4 * weight[1], "two": weight[0]}, {"one": 0.1, "two": 7.0})
     telemetry = Telemetry()
-    telemetry.measure(loss, [weight])
+    telemetry.measure(loss, Trained({"weight": weight}, Accelerator(cpu=True)).norm_of)
     assert telemetry.collect()[0] == {"gradient.one": 5.0, "gradient.two": 1.0}
+    assert weight.grad is None
