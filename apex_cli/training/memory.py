@@ -1,9 +1,9 @@
 """Memory of one rank, by what the training loop holds, and its highest point.
 
-All weights are replicated on every rank in the format they are loaded in. AdamW holds two values for each trained one,
-the average a third, and `v_real` takes a copy of the network unless adapters can be switched off. What lives and dies
-within a step is counted by running it (see live.py). Cached latents and prompts lie on disk, and the system maps and
-drops their pages, so they count only where the data has no cache.
+Weights are replicated on every rank in the format they are loaded in, or lie in shards (`train.sharding`). AdamW holds
+two values for each trained one, the average a third, and `v_real` takes a copy of the network unless adapters can be
+switched off. What lives and dies within a step is counted by running it (see live.py). Cached latents and prompts lie
+on disk, and the system maps and drops their pages, so they count only where the data has no cache.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import nn
 
 from apex_cli.objectives.base import Objective
 from apex_cli.training.cost import Bench, StepCost
+from apex_cli.training.sharding import blocks
 
 LATENT = 4
 """Bytes of a number in latents."""
@@ -35,18 +36,44 @@ class Memory:
 
 def of_run(bench: Bench, objective: Objective, data: Any, cost: StepCost, ranks: int, on_gpu: bool) -> Memory:
     """The memory of a run whose micro-batches cost `cost`."""
-    trained, idle = trained_bytes(bench), _idle(bench, objective)
+    network, idle = bench.backbone.network, _idle(bench, objective)
+    trained, adapters = trained_bytes(bench), _adapters(bench)
+    sharded = Sharded(network, bench, adapters) if bench.config.sharding == "fsdp" and ranks > 1 else None
+    held = trained if sharded is None else trained - sharded.trained * (ranks - 1) // ranks
+    frozen = sum(module_bytes(module) for module in bench.modules.values()) - idle - trained
+    copied = module_bytes(network) if _copies(bench, objective) else 0
+    if sharded is not None:
+        frozen -= sharded.frozen * (ranks - 1) // ranks
+        copied //= ranks
     state = {
-        **_weights(bench, idle),
-        "optimizer": 2 * trained,
-        "average": trained if bench.config.ema else 0,
-        "real network": module_bytes(bench.backbone.network) if _copies(bench, objective) else 0,
+        "frozen weights": frozen,
+        "trained weights": held - adapters,
+        "LoRA": adapters,
+        "optimizer": 2 * held,
+        "average": held if bench.config.ema else 0,
+        "real network": copied,
+        "gathered weights": 0 if sharded is None else sharded.gathered,
     }
     host = {"idle encoders": idle, "latents": 0 if hasattr(data, "pixels") else latent_bytes(bench, data)}
-    update = trained * (2 if ranks > 1 else 1)  # several ranks average one flat copy
-    passing = max(cost.peak, update, idle) if on_gpu else max(cost.peak, update) + sum(host.values())
-    parts = state | {"gradients": trained, "activations": cost.activations}
-    return Memory(parts, host, sum(state.values()) + passing)
+    step = cost.peak - (trained - held)
+    update = held * (2 if ranks > 1 else 1)  # several ranks average one flat copy
+    passing = max(step, update, idle) if on_gpu else max(step, update) + sum(host.values())
+    return Memory(state | {"gradients": held, "activations": cost.activations}, host, sum(state.values()) + passing)
+
+
+class Sharded:
+    """What FSDP2 shares out of a transformer (see sharding.py), in bytes over all ranks."""
+
+    def __init__(self, network: nn.Module, bench: Bench, adapters: int):
+        lora, config = bench.parts.lora, bench.config
+        weights = module_bytes(network) - adapters
+        self.trained, self.frozen = (0, weights) if lora else (weights, 0)
+        largest = max(module_bytes(block) for block in blocks(network))
+        outside = weights - sum(module_bytes(block) for block in blocks(network))
+        once = largest + max(0, outside)
+        in_bf16 = config.precision == "bf16" and not config.gradient_checkpointing
+        self.gathered = once * (1 if lora else 2) + (weights // 2 if in_bf16 else 0)
+        """A block at a time and what is in none, with their gradients; autocast's copies of all until the backward."""
 
 
 def _idle(bench: Bench, objective: Objective) -> int:
@@ -55,13 +82,11 @@ def _idle(bench: Bench, objective: Objective) -> int:
     return sum(module_bytes(bench.modules[name]) for name in idle) if objective.needs.inputs == "latents" else 0
 
 
-def _weights(bench: Bench, idle: int) -> dict[str, int]:
-    """Frozen ones, trained ones, and adapters."""
-    everything = sum(module_bytes(module) for module in bench.modules.values()) - idle
-    trained, extra = trained_bytes(bench), bench.parts.extra
+def _adapters(bench: Bench) -> int:
+    """Those of LoRA, which stay whole on every rank."""
+    extra = bench.parts.extra
     learned = 0 if extra is None else sum(p.nbytes for p in extra.parameters() if p.requires_grad)
-    adapters = trained - learned if bench.parts.lora else 0
-    return {"frozen weights": everything - trained, "trained weights": trained - adapters, "LoRA": adapters}
+    return trained_bytes(bench) - learned if bench.parts.lora else 0
 
 
 def _copies(bench: Bench, objective: Objective) -> bool:

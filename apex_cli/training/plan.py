@@ -208,7 +208,7 @@ def _assumptions(config: TrainConfig, mfu: float, gpu: Gpu | None) -> tuple[str,
     return (
         f"time: a step reaches {mfu:.0%} of the {rate}",
         "time: sample grids, encoding, saving and telemetry come on top",
-        "memory: every rank holds everything; text encoder and autoencoder stay; all weights are fp32",
+        "memory: frozen encoders lie in the machine's memory while steps run; under FSDP, a block at a time is whole",
         "memory: what kernels and the allocator take for themselves, telemetry and the drawing of grids come on top",
         f"FLOPs: matrix products, convolutions and attention{checkpointing}; not those of a frozen text encoder",
         "prompts: as long as the longest of the first micro-batch",

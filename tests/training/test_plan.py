@@ -170,6 +170,22 @@ def test_ranks_share_the_batch(tmp_path):
     assert plan.disk["latent cache"] == 4 * 32 * latents
 
 
+def test_shards_divide_what_each_rank_holds(tmp_path):
+    def parts(**train):
+        read = recipe.load(
+            write_recipe(tmp_path / "r.toml", objective=BASE, train={**recipe_train(), "ema": 0.9, **train})
+        )
+        return build.plan(read, ranks=4, gpu="a100-80gb").memory.parts
+
+    whole, sharded = parts(), parts(sharding="fsdp")
+    shared = {"trained weights", "optimizer", "average", "gradients", "real network"}
+    assert all(sharded[name] == pytest.approx(whole[name] / 4, rel=0.02) for name in shared)
+    assert sharded["gathered weights"] > whole["gathered weights"] == 0
+    lora, both = parts(**LORA), parts(**LORA, sharding="fsdp")
+    assert both["frozen weights"] == pytest.approx(lora["frozen weights"] / 4, rel=0.02)
+    assert all(both[name] == lora[name] for name in ("LoRA", "optimizer", "average", "gradients"))
+
+
 def test_depthwise_convolutions_cost_as_much_backward_as_forward_for_either_gradient():
     from torch.utils.flop_counter import FlopCounterMode
 
