@@ -72,11 +72,13 @@ class SampleConfig(Section):
         return tuple(self.time_shift * s / (1 + (self.time_shift - 1) * s) for s in even)
 
     def with_nfe(self, nfe: int) -> SampleConfig:
-        """The same sampler at another number of evaluations (explicit sigmas are dropped)."""
+        """The same sampler at another number of evaluations, without explicit sigmas; at 1 without guidance, which
+        takes two."""
         if nfe < 1:
             raise UsageError(f"NFE must be at least 1, not {nfe}.", "Try --nfe 1.")
         try:
-            return SampleConfig(**{**self.model_dump(), "nfe": nfe, "sigmas": None})
+            guidance = 1.0 if nfe == 1 else self.guidance
+            return SampleConfig(**{**self.model_dump(), "nfe": nfe, "guidance": guidance, "sigmas": None})
         except ValidationError as error:
             reason = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise UsageError(f"NFE {nfe} does not fit this model: {reason}.", "Try another --nfe.") from error

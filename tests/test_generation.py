@@ -116,6 +116,10 @@ def test_nfe_that_cannot_be(config, nfe):
         config.with_nfe(nfe)
 
 
+def test_one_evaluation_has_no_room_for_guidance():
+    assert SampleConfig(sampler="euler", nfe=50, guidance=2).with_nfe(1) == SampleConfig(sampler="euler", nfe=1)
+
+
 def test_the_caller_keeps_its_gradients():
     for _ in generate(Counted(), SampleConfig(), [Request(""), Request("")], batch=1):
         assert torch.is_grad_enabled()

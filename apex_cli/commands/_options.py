@@ -26,8 +26,11 @@ def checked(kind: type[SectionT], **values: Any) -> SectionT:
 
 
 def sampling(sample: SampleConfig, nfe: int | None, sampler: str | None, guidance: float | None) -> SampleConfig:
-    """The contract's settings with those of the command line over them; noise levels follow what is changed."""
-    given = {"nfe": nfe, "sampler": sampler, "guidance": guidance}
+    """The contract's settings with those of the command line over them; noise levels follow what is changed.
+
+    One evaluation leaves no room for the contract's guidance, which takes two.
+    """
+    given = {"nfe": nfe, "sampler": sampler, "guidance": 1.0 if nfe == 1 and guidance is None else guidance}
     changes = {name: value for name, value in given.items() if value is not None}
     if not changes:
         return sample

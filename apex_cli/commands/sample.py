@@ -20,7 +20,10 @@ def sample(
     ckpt: Annotated[
         str | None, typer.Option(help="Run, checkpoint, or assets:NAME.  [default: the shipped one-step student]")
     ] = None,
-    nfe: Annotated[int | None, typer.Option(help="Network evaluations per image.  [default: the checkpoint's]")] = None,
+    nfe: Annotated[
+        int | None,
+        typer.Option(help="Network evaluations per image; 1 leaves out guidance.  [default: the checkpoint's]"),
+    ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Images per prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Image k of a prompt depends on (seed, k) alone.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Images per forward; does not change the images.")] = 16,

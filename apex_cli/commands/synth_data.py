@@ -29,7 +29,10 @@ def synth_data(
     ckpt: Annotated[str, typer.Option(help="The teacher: a run, checkpoint, export, or assets:NAME.")] = (
         "assets:shapes_teacher"
     ),
-    nfe: Annotated[int | None, typer.Option(help="Network evaluations per image.  [default: the checkpoint's]")] = None,
+    nfe: Annotated[
+        int | None,
+        typer.Option(help="Network evaluations per image; 1 leaves out guidance.  [default: the checkpoint's]"),
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="euler, heun or renoise.  [default: the checkpoint's]")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale, 1 for none.  [default: likewise]")] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Images per prompt.")] = 1,
