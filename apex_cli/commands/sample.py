@@ -22,7 +22,7 @@ def sample(
     ] = None,
     nfe: Annotated[
         int | None,
-        typer.Option(help="Network evaluations per image; 1 leaves out guidance.  [default: the checkpoint's]"),
+        typer.Option(help="Evaluations per image; 1 is without guidance.  [default: the checkpoint's]"),
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Images per prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Image k of a prompt depends on (seed, k) alone.")] = 0,

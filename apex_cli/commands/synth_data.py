@@ -31,7 +31,7 @@ def synth_data(
     ),
     nfe: Annotated[
         int | None,
-        typer.Option(help="Network evaluations per image; 1 leaves out guidance.  [default: the checkpoint's]"),
+        typer.Option(help="Evaluations per image; 1 is without guidance.  [default: the checkpoint's]"),
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="euler, heun or renoise.  [default: the checkpoint's]")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale, 1 for none.  [default: likewise]")] = None,
