@@ -44,7 +44,7 @@ def of_run(bench: Bench, objective: Objective, data: Any, cost: StepCost, ranks:
     copied = module_bytes(network) if _copies(bench, objective) else 0
     if sharded is not None:
         frozen -= sharded.frozen * (ranks - 1) // ranks
-        copied //= ranks
+        copied -= parameter_bytes(network) * (ranks - 1) // ranks if copied else 0
     state = {
         "frozen weights": frozen,
         "trained weights": held - adapters,
@@ -66,11 +66,11 @@ class Sharded:
 
     def __init__(self, network: nn.Module, bench: Bench, adapters: int):
         lora, config = bench.parts.lora, bench.config
-        weights = module_bytes(network) - adapters
+        weights = parameter_bytes(network) - adapters
         self.trained, self.frozen = (0, weights) if lora else (weights, 0)
-        largest = max(module_bytes(block) for block in blocks(network))
-        outside = weights - sum(module_bytes(block) for block in blocks(network))
-        once = largest + max(0, outside)
+        sizes = [parameter_bytes(block) for block in blocks(network)]
+        largest, outside = max(sizes), weights + adapters - sum(sizes)
+        once = largest + outside
         in_bf16 = config.precision == "bf16" and not config.gradient_checkpointing
         self.gathered = once * (1 if lora else 2) + (weights // 2 if in_bf16 else 0)
         """A block at a time and what is in none, with their gradients; autocast's copies of all until the backward."""
@@ -97,6 +97,10 @@ def _copies(bench: Bench, objective: Objective) -> bool:
 
 def trained_bytes(bench: Bench) -> int:
     return sum(p.nbytes for p in bench.parts.named.values())
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    return sum(value.nbytes for value in module.parameters())
 
 
 def module_bytes(module: nn.Module) -> int:
