@@ -29,7 +29,7 @@ def squares(sources: Sequence[tuple[str, Path | bytes]], side: int) -> Tensor:
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         # Twice that size is an error, which is told.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        images = np.stack(list(pool.map(lambda source: _square(*source, side), sources)))
+        images = np.stack(list(pool.map(lambda source: _square(source[0], source[1], side), sources)))
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apex_cli.data.store import draft, settle
 from apex_cli.errors import DataError
 
 MANIFEST, INDEX = "manifest.json", "index.parquet"
@@ -30,17 +31,15 @@ def shard_name(number: int) -> str:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is there entirely or not at all; several writers of the same content do no harm."""
-    import os
-
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_bytes(content)
-    staging.replace(path)
+    temporary = draft(path)
+    temporary.write_bytes(content)
+    settle(temporary, path)
 
 
 def pack(folder: Path, number: int, staged: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Make shard `number` of the files in `staged`; `rows` in the order of the shard, each with `key` and `image`."""
     name, listed = shard_name(number), []
-    temporary = folder / f".{name}.partial"
+    temporary = draft(folder / f"{name}.tar")
     with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
         for row in rows:
             for file in sorted(staged.glob(f"{row['key']}.*")):
@@ -55,7 +54,7 @@ def pack(folder: Path, number: int, staged: Path, rows: Sequence[Mapping[str, An
                     )
     with temporary.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    temporary.replace(folder / f"{name}.tar")
+    settle(temporary, folder / f"{name}.tar")
     facts = {"sha256": digest, "bytes": (folder / f"{name}.tar").stat().st_size, "rows": listed}
     write_whole(folder / f"{name}.json", json.dumps(facts, ensure_ascii=False).encode())
 

@@ -77,7 +77,8 @@ class Inputs:
         accelerator = self.accelerator
         if accelerator.is_main_process:
             cache.store.begin()
-        missing: list[Any] = broadcast_object_list([cache.missing() if accelerator.is_main_process else None])[0]
+        told: list[Any] = broadcast_object_list([cache.missing() if accelerator.is_main_process else None])
+        missing = told[0]
         for done, total in cache.encode(missing[accelerator.process_index :: accelerator.num_processes]):
             yield Progress(phase, done, total)
         accelerator.wait_for_everyone()

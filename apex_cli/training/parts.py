@@ -73,7 +73,7 @@ class Parts:
         """
         from safetensors.torch import save_file
 
-        modules = {} if self.lora else self.modules
+        modules: dict[str, Any] = {} if self.lora else self.modules
         if self.hollow is not None:
             modules = modules | {"transformer": sharding.gather(self.backbone.network, self.hollow)}
         if folder is None:
