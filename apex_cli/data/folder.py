@@ -21,6 +21,7 @@ from torch import Tensor
 
 from apex_cli.config import Section
 from apex_cli.data.pictures import SUFFIXES, squares
+from apex_cli.data.store import file_hash
 from apex_cli.errors import DataError, UsageError
 
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -62,7 +63,7 @@ class FolderData:
         under its old time is not. Encoded latents are kept under this key. Whoever only plans does not ask for it.
         """
         with ThreadPoolExecutor() as pool:
-            contents = pool.map(_digest, (self._folder / name for name in self._names))
+            contents = pool.map(file_hash, (self._folder / name for name in self._names))
             rows = list(zip(self._names, contents, self._captions, strict=True))
         return hashlib.sha256(json.dumps(["folder-1", self._side, rows]).encode()).hexdigest()
 
@@ -150,11 +151,6 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"'{file}' is not text in UTF-8.", "Save it again in UTF-8.") from error
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _count(names: Sequence[str], what: str) -> str:

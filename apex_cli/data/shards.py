@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apex_cli.data.store import draft, settle
+from apex_cli.data.store import draft, file_hash, settle
 from apex_cli.errors import DataError
 
 MANIFEST, INDEX = "manifest.json", "index.parquet"
@@ -52,8 +52,7 @@ def pack(folder: Path, number: int, staged: Path, rows: Sequence[Mapping[str, An
                     listed.append(
                         {**row, "shard": f"{name}.tar", **place, "sha256": hashlib.sha256(content).hexdigest()}
                     )
-    with temporary.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_hash(temporary)
     settle(temporary, folder / f"{name}.tar")
     facts = {"sha256": digest, "bytes": (folder / f"{name}.tar").stat().st_size, "rows": listed}
     write_whole(folder / f"{name}.json", json.dumps(facts, ensure_ascii=False).encode())
@@ -99,7 +98,5 @@ def verify(folder: Path) -> Iterator[tuple[str, str]]:
         path = folder / name
         if not path.is_file():
             yield name, "is missing"
-            continue
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
-                yield name, "is altered"
+        elif file_hash(path) != facts["sha256"]:
+            yield name, "is altered"

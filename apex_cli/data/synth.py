@@ -74,11 +74,15 @@ class Order:
     def shard_count(self) -> int:
         return -(-self.samples // self.config.shard_size)
 
+    def numbers(self, shard: int) -> range:
+        """The samples of a shard."""
+        size = self.config.shard_size
+        return range(shard * size, min((shard + 1) * size, self.samples))
+
     def batches(self, shard: int) -> list[list[Request]]:
         """The requests of a shard, short prompts first."""
         c = self.config
-        numbers = range(shard * c.shard_size, min((shard + 1) * c.shard_size, self.samples))
-        requests = [Request(self.prompts[k // c.images_per_prompt], c.seed, k) for k in numbers]
+        requests = [Request(self.prompts[k // c.images_per_prompt], c.seed, k) for k in self.numbers(shard)]
         requests.sort(key=lambda request: (len(request.prompt), request.index))
         return [requests[i : i + c.batch] for i in range(0, len(requests), c.batch)]
 
@@ -90,11 +94,11 @@ def synthesise(order: Order, folder: Path, part: int = 0, parts: int = 1) -> Ite
     """
     _open(folder, order)
     own = range(part, order.shard_count, parts)
-    total, done = sum(len(batch) for shard in own for batch in order.batches(shard)), 0
+    total, done = sum(len(order.numbers(shard)) for shard in own), 0
     with ThreadPoolExecutor(WRITERS) as pool:
         for shard in own:
             if shards.is_packed(folder, shard):
-                done += sum(map(len, order.batches(shard)))
+                done += len(order.numbers(shard))
                 yield Progress("draw", done, total)
                 continue
             staged = folder / f".{shards.shard_name(shard)}"

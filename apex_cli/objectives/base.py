@@ -35,6 +35,12 @@ class Batch:
     def __len__(self) -> int:
         return self.x.shape[0]
 
+    @staticmethod
+    def of_pixels(x: Tensor, ids: Sequence[str | int] = ()) -> Batch:
+        """Pixels without prompts."""
+        empty = x.new_zeros(len(x), 1, 1)
+        return Batch(x, Cond(empty, empty[..., 0] > 0), ids=ids)
+
 
 @dataclass(frozen=True)
 class Nets:

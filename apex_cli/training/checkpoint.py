@@ -10,7 +10,6 @@ step-000200/
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_cli.backbones.folders import refuse_pickles
-from apex_cli.data.store import flush
+from apex_cli.data.store import file_hash, flush
 from apex_cli.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -28,11 +27,6 @@ BASE = "base"
 
 def step_folder(run: Path, step: int) -> Path:
     return run / f"step-{step:06d}"
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(folder: Path, fill: Callable[[Path], None]) -> None:

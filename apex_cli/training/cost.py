@@ -115,8 +115,7 @@ class Bench:
     def batch(self, objective: Objective) -> Batch:
         if objective.needs.inputs == "pixels":
             side = self.backbone.config.resolution
-            empty = torch.zeros(self.size, 1, 1)
-            return Batch(torch.empty(self.size, 3, side, side), Cond(empty, empty[..., 0] > 0))
+            return Batch.of_pixels(torch.empty(self.size, 3, side, side))
         if objective.needs.inputs == "answers":
             return Batch(
                 torch.zeros(self.size, len(objective.config.answers), dtype=torch.int64), self.cond(self.prompts)

@@ -17,7 +17,7 @@ from torch import nn
 from apex_cli.data.latents import Latents
 from apex_cli.data.prompts import Prompts
 from apex_cli.flow.condition import Cond
-from apex_cli.objectives.base import Needs
+from apex_cli.objectives.base import Batch, Needs
 from apex_cli.records import Progress
 from apex_cli.training.parts import Parts
 from apex_cli.training.schedule import rows_of_run
@@ -25,7 +25,7 @@ from apex_cli.training.settings import TrainConfig
 
 
 class Inputs:
-    """`latents[rows]` and `cond(prompts)`, once `prepare()` has run."""
+    """`batch(rows)`, once `prepare()` has run."""
 
     def __init__(
         self, backbone: Any, data: Any, needs: Needs, parts: Parts, config: TrainConfig, accelerator: Accelerator,
@@ -85,6 +85,17 @@ class Inputs:
         if accelerator.is_main_process:
             cache.store.finish()
         cache.open()
+
+    def batch(self, rows: list[int]) -> Batch:
+        """The rows of a micro-batch, as the objective asks for them, on the device that trains."""
+        device, needs = self.accelerator.device, self.needs
+        if needs.inputs == "pixels":
+            return Batch.of_pixels(self.data.pixels(rows).to(device), rows)
+        cond = self.cond(self.data.prompts(rows)).to(device)
+        if needs.inputs == "answers":
+            return Batch(self.data.answers(rows).to(device), cond, ids=rows)
+        uncond = self.cond([""]).to(device).expand(len(rows)) if needs.uncond else None
+        return Batch(self.latents[torch.as_tensor(rows)].to(device), cond, uncond, rows)
 
     def cond(self, prompts: list[str]) -> Cond:
         """Conditions of `prompts`, padded to the longest of them."""

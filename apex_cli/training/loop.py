@@ -11,6 +11,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -142,17 +143,6 @@ class Trainer:
         with lora.disabled(self.backbone.network):
             return self.backbone.velocity(x_t, t, cond)
 
-    def _batch(self, rows: list[int]) -> Batch:
-        device = self.accelerator.device
-        if self.objective.needs.inputs == "pixels":
-            empty = torch.zeros(len(rows), 1, 1, device=device)
-            return Batch(self.job.data.pixels(rows).to(device), Cond(empty, empty[..., 0] > 0), ids=rows)
-        cond = self.inputs.cond(self.job.data.prompts(rows)).to(device)
-        if self.objective.needs.inputs == "answers":
-            return Batch(self.job.data.answers(rows).to(device), cond, ids=rows)
-        uncond = self.inputs.cond([""]).to(device).expand(len(rows)) if self.objective.needs.uncond else None
-        return Batch(self.inputs.latents[torch.as_tensor(rows)].to(device), cond, uncond, rows)
-
     def _optimize(self) -> tuple[float, dict[str, float], float]:
         """One optimizer step; returns the loss, its parts and the gradient norm, averaged over the global batch."""
         config, accelerator = self.config, self.accelerator
@@ -163,7 +153,7 @@ class Trainer:
         for micro in micro_slices(
             config.batch, accelerator.num_processes, accelerator.process_index, config.micro_batch
         ):
-            batch = self._batch(rows[micro].tolist())
+            batch = self.inputs.batch(rows[micro].tolist())
             own = {key: value[micro].to(accelerator.device) for key, value in draws.items()}
             with accelerator.autocast():
                 loss = self.objective.loss(self.nets, batch, own)
@@ -288,9 +278,19 @@ class Trainer:
         if self.job.on_report is not None and self.accelerator.is_main_process:
             self.job.on_report()
 
-    def averaged(self):
-        """Context in which the network carries the averaged weights, if the run keeps an average."""
-        return _Averaged(self.ema, list(self.params.values()))
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network carries the averaged weights inside, if the run keeps an average."""
+        if self.ema is None:
+            yield
+            return
+        values = list(self.params.values())
+        self.ema.store(values)
+        self.ema.copy_to(values)
+        try:
+            yield
+        finally:
+            self.ema.restore(values)
 
     # ---- state -------------------------------------------------------------------------------------------------
 
@@ -363,22 +363,6 @@ class Trainer:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             group["lr"] = lr
-
-
-class _Averaged:
-    """Swaps averaged weights in and out again."""
-
-    def __init__(self, ema, values: list[nn.Parameter]):
-        self.ema, self.values = ema, values
-
-    def __enter__(self) -> None:
-        if self.ema is not None:
-            self.ema.store(self.values)
-            self.ema.copy_to(self.values)
-
-    def __exit__(self, *_: object) -> None:
-        if self.ema is not None:
-            self.ema.restore(self.values)
 
 
 def _names(identity: dict[str, Any]) -> dict[str, Any]:
