@@ -98,6 +98,11 @@ def job(recipe: Recipe, folder: Path) -> Any:
     if goal.needs.inputs == "answers" and goal.config.answers != (asked := getattr(source, "questions", ())):
         known = f"Set objective.answers = {list(asked)}." if asked else "Choose data that has questions, e.g. shapes."
         raise UsageError(f"objective.answers does not fit the questions of '{recipe.data.name}'.", known)
+    if goal.needs.noise and not hasattr(source, "noises"):
+        raise UsageError(
+            f"objective.coupling = 'data' asks for images whose noise is known; '{recipe.data.name}' has none.",
+            'Draw a set with `apex synth-data` and train on it with [data] name = "shards".',
+        )
     grid = PointGrid if recipe.data.name == "modes" else SampleGrid
     return Job(
         backbone=model,

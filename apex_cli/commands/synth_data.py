@@ -25,7 +25,9 @@ def synth_data(
     column: Annotated[
         str | None, typer.Option(help="Field of a table with the prompts.  [default: prompt, text or caption]")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many prompts; of shapes:SPLIT as training draws.")
+    ] = None,
     ckpt: Annotated[str, typer.Option(help="The teacher: a run, checkpoint, export, or assets:NAME.")] = (
         "assets:shapes_teacher"
     ),
@@ -57,9 +59,9 @@ def synth_data(
     part, parts = _part(shard)
     given = {"batch": batch, "shard_size": shard_size, "image": image, "quality": quality, "latents": latents}
     config = checked(SynthConfig, images_per_prompt=n, seed=seed, **given)
-    texts, dropped = prompt_files.read(prompts, column)
+    texts, dropped = prompt_files.read(prompts, column, limit)
     model = build.ready(ckpt)
-    cleaned = [build.read_prompt(model, text) for text in texts[:limit]]
+    cleaned = [build.read_prompt(model, text) for text in texts]
     if strange := sum(bool(unknown) for _, unknown in cleaned):
         say(f"Warning: {strange} prompts have words that this model does not know; they are left out.")
     settings = sampling(model.sample, nfe, sampler, guidance)

@@ -1,10 +1,10 @@
-"""Prompts from a text, jsonl, csv or parquet file, or of a split of the shapes world; exact repetitions are dropped."""
+"""Prompts from a text, jsonl, csv or parquet file, or of a split of the shapes world."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,28 @@ COLUMNS = ("prompt", "text", "caption")
 WORLD = "shapes:"
 
 
-def read(source: str, column: str | None = None) -> tuple[list[str], int]:
-    """The distinct prompts of `source` in its order, and how many lines were repetitions or empty.
+def read(source: str, column: str | None = None, limit: int | None = None) -> tuple[list[str], int]:
+    """The first `limit` prompts of `source`, and how many lines of a file were repetitions or empty, so left out.
 
     `source`: a file by its ending, or `shapes:SPLIT`. `column`: the field of a table. White space counts as one blank.
     Raises `DataError` for a file that is missing, cannot be read, or holds no prompt.
     """
-    lines = list(_world(source) if source.startswith(WORLD) else _file(Path(source), column))
+    if source.startswith(WORLD):
+        return _world(source.removeprefix(WORLD), limit), 0
+    lines = list(_file(Path(source), column))
     distinct = list(dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines))))
     if not distinct:
         raise DataError(f"'{source}' holds no prompt.", "Give a file with one prompt a line.")
-    return distinct, len(lines) - len(distinct)
+    return distinct[:limit], len(lines) - len(distinct)
 
 
-def _world(source: str) -> Iterator[str]:
-    from apex_cli.worlds.shapes.grammar import prompts
+def _world(split: str, limit: int | None) -> list[str]:
+    """The list of a split; with a limit the captions that training draws, where one returns with another noise."""
+    from apex_cli.worlds.shapes import grammar
 
-    yield from (prompt.text for prompt in prompts(source.removeprefix(WORLD)))
+    if limit is None:
+        return [prompt.text for prompt in grammar.prompts(split)]
+    return [grammar.caption(split, 0, row).text for row in range(limit)]
 
 
 def _file(path: Path, column: str | None) -> Iterable[str]:

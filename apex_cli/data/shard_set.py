@@ -7,12 +7,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from apex_cli.config import Section
 from apex_cli.data.pictures import squares
 from apex_cli.data.shards import INDEX, read_manifest
+from apex_cli.generation import generator
 
 
 class ShardSetConfig(Section):
@@ -31,9 +33,11 @@ class ShardSet:
         self._folder, self._side = Path(config.path).expanduser(), resolution
         facts = [read_manifest(self._folder)["shards"], resolution]
         self.fingerprint = hashlib.sha256(json.dumps(["shards-1", facts]).encode()).hexdigest()
-        columns = ("key", "prompt", "shard", "offset", "size")
+        columns = ("key", "prompt", "shard", "offset", "size", "seed", "index")
         index = parquet.read_table(self._folder / INDEX, columns=list(columns))
-        self._keys, self._prompts, self._shards, self._offsets, self._sizes = (index[name] for name in columns)
+        self._keys, self._prompts, self._shards, self._offsets, self._sizes, self._seeds, self._indices = (
+            index[name] for name in columns
+        )
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -44,6 +48,11 @@ class ShardSet:
     def pixels(self, rows: Sequence[int]) -> Tensor:
         """[B, 3, H, W] in [-1, 1]."""
         return squares([self._picture(int(row)) for row in rows], self._side)
+
+    def noises(self, rows: Sequence[int], shape: Sequence[int]) -> Tensor:
+        """The noise that each sample was drawn from, [B, *shape]: a function of its seed and index (`generation`)."""
+        places = [(self._seeds[int(row)].as_py(), self._indices[int(row)].as_py()) for row in rows]
+        return torch.stack([torch.randn(tuple(shape), generator=generator(*place)) for place in places])
 
     def _picture(self, row: int) -> tuple[str, bytes]:
         """Name and content of a picture file."""

@@ -12,6 +12,10 @@ lambda_g = 0 is the paper's Eq 25 as written: everything at one real x_t, x_fake
 lambda_g > 0 estimates Eq 27 where it says it lives, on the model's own samples: x_g = f_x(F(x_in, t_g, c), x_in, t_g)
 is a generator sample, x_s = s z' + (1 - s) sg(x_g) a point of p_theta,s, and `fake` is fitted on the same x_g.
 
+With coupling = "data", `sup` and `mix` see each image with the very noise that a teacher made it from (the coupling of
+rectified flow, arXiv 2209.03003) instead of a fresh one. At t = 1 `sup` is then the regression of DMD (arXiv
+2311.18828): it shows the generator where this noise leads, which `match`, an average over all images, can hardly tell.
+
 Norms are means over the elements of a sample: the paper's sums divided by one constant, the same in all terms.
 `sup` and `mix` are computed in velocity space: equal by Prop 3 and 4, and finite at t = 0 (see flow/weighting.py).
 """
@@ -48,6 +52,8 @@ class ApexConfig(Section):
     """lambda of Eq 22-24: 0 is pure data, 1 pure self-consistency; for supervision = "mix"."""
     weighting: Weighting = "uniform"
     """Of sup and mix."""
+    coupling: Literal["independent", "data"] = "independent"
+    """The noise of sup and mix: drawn anew, or the one that the data says its image was made from (reflow)."""
     fake_gradient: Literal["through", "stop"] = "stop"
     """Whether L_fake also trains the sample it is fitted on (Eq 12: through; on own samples that undoes the match)."""
     real: Real = "self"
@@ -136,6 +142,11 @@ def match_error(x_g: Tensor, dv: Tensor) -> Tensor:
     return squared_error(x_g, (x_g + dv).detach())
 
 
+def _noise(batch: Batch, draws: Draws) -> Tensor:
+    """Of sup and mix, [B, C, h, w]."""
+    return draws["noise"] if batch.noise is None else batch.noise
+
+
 def norm(x: Tensor) -> Tensor:
     """Length of each sample, [B]."""
     return x.flatten(1).norm(dim=1)
@@ -152,7 +163,11 @@ class Apex:
         matched = config.lambda_g > 0
         self.guided = matched and config.guidance != 1
         self.mixed = config.lambda_e > 0 and config.supervision == "mix" and config.mix > 0
-        self.needs = Needs(real=config.real if matched else None, uncond=self.guided or config.caption_dropout > 0)
+        self.needs = Needs(
+            real=config.real if matched else None,
+            uncond=self.guided or config.caption_dropout > 0,
+            noise=config.lambda_e > 0 and config.coupling == "data",
+        )
 
     def draw(self, shape: Sequence[int], gen: Generator) -> Draws:
         """All numbers of a step whatever the weights, so that runs with different weights see the same ones.
@@ -177,7 +192,7 @@ class Apex:
 
     def _on_data(self, loss: Loss, nets: Nets, batch: Batch, draws: Draws) -> None:
         """Eq 25: one real x_t serves all terms."""
-        t, noise = draws["t"], draws["noise"]
+        t, noise = draws["t"], _noise(batch, draws)
         x_t = interpolate(batch.x, noise, t)
         (velocity,) = ask(nets.student, (x_t, t, batch.cond))
         self._fake(loss, nets, batch, endpoint(velocity, x_t, t), noise, t)
@@ -189,7 +204,7 @@ class Apex:
         x_in = interpolate(batch.x, draws["noise_g"], t_g)
         queries = [(x_in, t_g, batch.cond)]
         if self.config.lambda_e > 0:
-            queries.append((interpolate(batch.x, draws["noise"], t), t, batch.cond))
+            queries.append((interpolate(batch.x, _noise(batch, draws), t), t, batch.cond))
         v_g, *velocity = ask(nets.student, *queries)
         x_g = endpoint(v_g, x_in, t_g)
         self._match(loss, nets, batch, draws, x_g)
@@ -205,7 +220,7 @@ class Apex:
         loss.watch |= {"fake_t": t, "fake_error": error.detach()}
 
     def _supervised(self, loss: Loss, nets: Nets, batch: Batch, draws: Draws, velocity: Tensor | None = None) -> None:
-        c, t, noise = self.config, draws["t"], draws["noise"]
+        c, t, noise = self.config, draws["t"], _noise(batch, draws)
         if velocity is None or c.lambda_e == 0:
             return
         if self.mixed:

@@ -21,7 +21,7 @@ Real = Literal["self", "base", "ema"]
 
 @dataclass(frozen=True)
 class Batch:
-    """`x`: what the objective's `needs.inputs` says; `uncond`: B empty prompts.
+    """`x`: what the objective's `needs.inputs` says; `uncond`: B empty prompts; `noise`: what each x was made from.
 
     latents [B, C, h, w] clean; pixels [B, 3, H, W] in [-1, 1] (the prompts are empty then); answers [B, Q] int64, the
     number of the right answer to each question about the caption.
@@ -31,6 +31,7 @@ class Batch:
     cond: Cond
     uncond: Cond | None = None
     ids: Sequence[str | int] = ()
+    noise: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -60,6 +61,8 @@ class Needs:
     inputs: Literal["latents", "pixels", "answers"] = "latents"
     real: Real | None = None
     uncond: bool = False
+    noise: bool = False
+    """Whether the data must say from which noise each of its images was made."""
 
 
 @dataclass

@@ -95,7 +95,9 @@ class Inputs:
         if needs.inputs == "answers":
             return Batch(self.data.answers(rows).to(device), cond, ids=rows)
         uncond = self.cond([""]).to(device).expand(len(rows)) if needs.uncond else None
-        return Batch(self.latents[torch.as_tensor(rows)].to(device), cond, uncond, rows)
+        x = self.latents[torch.as_tensor(rows)].to(device)
+        noise = self.data.noises(rows, x.shape[1:]).to(device) if needs.noise else None
+        return Batch(x, cond, uncond, rows, noise)
 
     def cond(self, prompts: list[str]) -> Cond:
         """Conditions of `prompts`, padded to the longest of them."""

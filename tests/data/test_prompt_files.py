@@ -9,6 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from apex_cli.data.prompt_files import read
+from apex_cli.data.shapes import ShapesConfig, ShapesData
 from apex_cli.errors import DataError, UsageError
 
 LINES = ["a red cube", "  a   red cube ", "", 'a cat, "quoted"', "Ein Haus über dem Fluß"]
@@ -46,6 +47,8 @@ def test_a_column_can_be_named_and_must_be_there(tmp_path, suffix):
 def test_the_shapes_world_is_a_source():
     prompts, dropped = read("shapes:iid")
     assert (len(prompts), dropped) == (260, 0)
+    data = ShapesData(ShapesConfig(seed=0))
+    assert read("shapes:train", limit=300)[0] == data.prompts(range(300))  # with repetitions
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import tarfile
 import datasets
 import numpy as np
 import pytest
+import torch
 import webdataset
 from PIL import Image
 from pyarrow import parquet
@@ -21,7 +22,8 @@ from apex_cli.data import shards
 from apex_cli.data.shard_set import ShardSet, ShardSetConfig
 from apex_cli.data.synth import SynthConfig, synthesise
 from apex_cli.errors import DataError, UsageError
-from apex_cli.generation import Request, generate
+from apex_cli.generation import CountedVelocity, Request, generate, to_pixels
+from apex_cli.samplers import euler
 
 PROMPTS = ["a red cube", "a photo of a blue sphere and a green star", "a photo of three hearts", "a ring", "a star"]
 
@@ -120,6 +122,18 @@ def test_datasets_and_webdataset_read_it(made):
     samples = list(webdataset.WebDataset(files, shardshuffle=False).decode("rgb8"))
     assert [sample["json"]["index"] for sample in samples] == list(range(10))
     assert np.array_equal(samples[3]["png"], np.asarray(rows[3]["png"]))
+
+
+def test_a_set_knows_the_noise_of_its_pictures(order, made, teacher):
+    data, sample = ShardSet(ShardSetConfig(path=str(made)), 64), order().sample
+    noise = data.noises([3, 9], teacher.backbone.latent_shape)
+    cond = teacher.backbone.encode_prompts(data.prompts([3, 9]))
+    velocity = CountedVelocity(teacher.backbone, sample.guidance, teacher.backbone.encode_prompts([""]))
+    with torch.no_grad():
+        latents = euler.sample(velocity, noise, sample.grid(), cond, [])
+        pixels = to_pixels(teacher.backbone.decode(latents))
+    drawn = ((data.pixels([3, 9]).permute(0, 2, 3, 1).numpy() + 1) * 127.5).round()
+    assert np.abs(pixels - drawn).max() <= 1  # a batch of two, not of three
 
 
 @pytest.mark.parametrize("image", ["webp", "jpg"])

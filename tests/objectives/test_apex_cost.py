@@ -45,6 +45,8 @@ def test_forwards_of_a_step(student, batch, config, student_calls, real_rows):
         ({"real": "base", "guidance": 4}, Needs(real="base", uncond=True)),
         ({"real": "base", "guidance": 4, "lambda_g": 0}, Needs()),
         ({"caption_dropout": 0.1, "lambda_g": 0}, Needs(uncond=True)),
+        ({"coupling": "data"}, Needs(real="self", noise=True)),
+        ({"coupling": "data", "lambda_e": 0}, Needs(real="self")),
     ],
 )
 def test_needs_name_only_what_is_used(config, needs):

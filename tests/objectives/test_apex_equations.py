@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_networks import DIM, make_draws
@@ -142,3 +144,15 @@ def test_guidance_of_the_real_velocity(toy, toy_batch):
     )
     assert bool((v_cond == 1).all())
     assert bool((v_real == 0.25 + 3 * 0.75).all())
+
+
+def test_the_noise_of_the_data_takes_the_place_of_a_fresh_one(student, batch):
+    """coupling = "data" at t = 1: || f_x(F, z, 1) - x ||^2 with the z that x was made from (DMD's regression)."""
+    config = {"times": {"kind": "point", "at": 1.0}, "lambda_p": 0, "real": "base"}
+    coupled, fresh, nets = objective(**config, coupling="data"), objective(**config), Nets(student, student)
+    noise = torch.randn(batch.x.shape, generator=torch.Generator().manual_seed(5), dtype=batch.x.dtype)
+    loss = coupled.loss(nets, replace(batch, noise=noise), make_draws(coupled))
+    one = torch.ones(len(batch), dtype=noise.dtype)
+    regression = squared_error(path.endpoint(student(noise, one, batch.cond), noise, one), batch.x).mean()
+    torch.testing.assert_close(loss.parts["sup"], regression)
+    assert fresh.loss(nets, batch, make_draws(fresh)).parts["sup"] != loss.parts["sup"]
