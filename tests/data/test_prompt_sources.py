@@ -33,7 +33,7 @@ def test_sources_are_joined_and_limited(tmp_path):
     found = gather(config(*sources, limit=6), {})
     assert found.texts == [*DISTINCT[:2], *distinct(lines("shapes:iid"), 3)[0], poster(7, 0)]
     assert found.read == {table: 2, "shapes:iid": 3, "posters:7": 6}
-    both = gather(config(texts(tmp_path, "a", "b"), texts(tmp_path, "b", "c", "", name="b.txt")), {})
+    both = gather(config(texts(tmp_path, "a", "b"), texts(tmp_path, "b", "", "c", name="b.txt")), {})
     assert (both.texts, both.repeated) == (["a", "b", "c"], 2)
 
 
@@ -74,7 +74,7 @@ def test_posters_are_a_function_of_seed_and_index():
 def test_words_and_scripts():
     assert words("  A red-hot  CUBE!") == ("a", "red", "hot", "cube")
     assert words("红色的cube") == ("红", "色", "的", "cube")
-    assert [script(text) for text in ("a cat", "кошка", "猫が好き", "قطة", "12!")] == [
+    assert [script(text) for text in ("a cat", "кошка", "ねこが好き", "قطة", "12!")] == [
         "latin", "cyrillic", "hiragana", "arabic", "none"
     ]  # fmt: skip
 

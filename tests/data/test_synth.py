@@ -305,7 +305,7 @@ def test_prompts_are_reported_without_a_teacher(tmp_path, capsys, monkeypatch):
         "A photo of a bench!",
         "a cat",
         "a cat",
-        "a blurry photo of a bench at night",
+        "at night a photo of a bench by the sea",
         "紅い立方体",
     ]
     (tmp_path / "prompts.txt").write_text("\n".join(rows))
