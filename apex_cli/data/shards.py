@@ -106,16 +106,19 @@ def finish(folder: Path, count: int, identity: Mapping[str, Any]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    shards = [json.loads((folder / f"{shard_name(i)}.json").read_text(encoding="utf-8")) for i in range(count)]
-    rows = [row for shard in shards for row in shard["rows"]]
-    sink = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(rows), sink)
+    sink, writer = io.BytesIO(), None
+    listed: dict[str, Any] = {}
+    for name in map(shard_name, range(count)):  # the rows of one shard are in memory at a time
+        shard = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        rows = pa.Table.from_pylist(shard["rows"], writer and writer.schema)
+        writer = writer or parquet.ParquetWriter(sink, rows.schema)
+        writer.write_table(rows)
+        listed[f"{name}.tar"] = {"sha256": shard["sha256"], "bytes": shard["bytes"], "samples": len(rows)}
+    if writer:
+        writer.close()
     write_whole(folder / INDEX, sink.getvalue())
-    listed = {
-        f"{shard_name(i)}.tar": {"sha256": shard["sha256"], "bytes": shard["bytes"], "samples": len(shard["rows"])}
-        for i, shard in enumerate(shards)
-    }
-    manifest = {"format": FORMAT, "samples": len(rows), **identity, "shards": listed}
+    samples = sum(shard["samples"] for shard in listed.values())
+    manifest = {"format": FORMAT, "samples": samples, **identity, "shards": listed}
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 
