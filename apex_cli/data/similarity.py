@@ -9,6 +9,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def _candidates(prompts: Sequence[str]) -> Iterator[tuple[int, int]]:
         _, groups = np.unique(keys, return_inverse=True)
         order = np.argsort(groups, kind="stable")
         ends = np.flatnonzero(np.diff(groups[order], append=-1)) + 1
-        for start, end in zip((0, *ends[:-1].tolist()), ends.tolist(), strict=True):
+        for start, end in pairwise((0, *ends.tolist())):
             members = order[start:end].tolist()
             for k, later in enumerate(members[1:], 1):
                 yield from ((later, earlier) for earlier in members[max(0, k - LOOK_BACK) : k])
