@@ -86,9 +86,9 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def rates(samples: int, side: int, repeats: int, folder: Path) -> dict[str, dict[str, Any]]:
-    """Images per second of ours and of the bare way, medians of alternating runs."""
+    """Images per second of ours and of the bare way, medians of alternating runs after one that is not counted."""
     what, times = order(samples, side), {name: [] for name in ("writer", "bare writer", "reader", "decoder")}
-    for n in range(repeats):
+    for n in range(repeats + 1):
         place = folder / f"set-{n}"
         times["bare writer"].append(seconds(lambda: bare_writer(what, folder / "bare.tar")))
         times["writer"].append(seconds(lambda place=place: list(synthesise(what, place))))
@@ -99,7 +99,7 @@ def rates(samples: int, side: int, repeats: int, folder: Path) -> dict[str, dict
         times["reader"].append(
             seconds(lambda data=data, batches=batches: [data.pixels(batch.tolist()) for batch in batches])
         )
-    rate = {name: samples / statistics.median(values) for name, values in times.items()}
+    rate = {name: samples / statistics.median(values[1:]) for name, values in times.items()}
     return {
         name: {"images/s": rate[name], "bare images/s": rate[bare], "ratio": rate[name] / rate[bare]}
         for name, bare in (("writer", "bare writer"), ("reader", "decoder"))
