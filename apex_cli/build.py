@@ -11,11 +11,13 @@ from typing import Any
 
 from apex_cli.errors import CheckpointError, UsageError
 from apex_cli.generation import SampleConfig
-from apex_cli.recipe import Choice, Recipe
+from apex_cli.recipe import Choice, Recipe, SynthRecipe
 from apex_cli.registry import resolve
 
 SHIPPED_STUDENT = "assets:shapes_student"
 """What `apex sample` and `apex eval` use when no --ckpt is given."""
+SHIPPED_TEACHER = "assets:shapes_teacher"
+"""What `apex synth-data` draws with when it is told nothing."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,12 @@ def load_model(path: str | Path, weights: bool = True) -> Model:
 
 def ready(path: str | Path) -> Model:
     """`load_model` on the device that draws: an accelerator where there is one."""
+    return _placed(load_model(path))
+
+
+def _placed(model: Model) -> Model:
     import torch
 
-    model = load_model(path)
     if device := torch.accelerator.current_accelerator(check_available=True):
         model.backbone.to(device)
     return model
@@ -212,13 +217,48 @@ def read_prompt(model: Model, text: str) -> tuple[str, list[str]]:
     return normalise(text)
 
 
-def order(model: Model, sample: SampleConfig, config: Any, prompts: list[str]) -> Any:
+def painter(recipe: SynthRecipe) -> Model:
+    """Who draws a training set: a checkpoint of ours, or a stock pipeline, which has to be told how it is sampled."""
+    choice = recipe.backbone
+    if choice is None:
+        return ready(recipe.teacher.ckpt or SHIPPED_TEACHER)
+    path = getattr(choice.config, "path", None)
+    if recipe.teacher.ckpt:
+        raise UsageError("Both teacher.ckpt and [backbone] name a teacher.", "Keep one of them.")
+    if path is None or is_checkpoint(path):
+        raise UsageError("[backbone] names no stock pipeline.", "Set backbone.path, or teacher.ckpt for a run of ours.")
+    if recipe.sample is None:
+        raise UsageError("A stock pipeline does not say how it is sampled.", "Add the section [sample].")
+    return _placed(Model(start(choice.name, choice.config)[0], recipe.sample, {"data": None}, Path(path)))
+
+
+def order(recipe: SynthRecipe, model: Model, sample: SampleConfig, prompts: Sequence[str]) -> Any:
     """What `apex synth-data` makes: a `data.synth.Order`."""
     from apex_cli.data.synth import Order
+
+    choice = recipe.scorer
+    scorer = choice and resolve("scorer", choice.name)(choice.config)
+    teacher = {"name": model.source.name, "weights": _version(model.source)}
+    return Order(model.backbone, sample, recipe.synth, prompts, teacher, scorer, recipe.sections())
+
+
+def _version(source: Path) -> str:
+    """SHA-256 of the weights of a folder; the commit of a hub repository."""
+    from huggingface_hub import try_to_load_from_cache
+
     from apex_cli.evaluation.run import weights_hash
 
-    teacher = {"name": model.source.name, "weights": weights_hash(model.source)}
-    return Order(model.backbone, sample, config, prompts, teacher)
+    if source.is_dir():
+        return weights_hash(source)
+    return Path(str(try_to_load_from_cache(str(source), "model_index.json"))).parent.name
+
+
+def benchmarks(names: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The prompts that training must not see: GenEval's, which are drawn again, and those of other sources."""
+    from apex_cli.data.prompt_sources import first, lines
+    from apex_cli.evaluation import geneval_prompts
+
+    return {name: geneval_prompts.prompts() if name == "geneval" else first(lines(name), None)[0] for name in names}
 
 
 def load_teacher(model: Model) -> Model:

@@ -39,6 +39,11 @@ class SampleConfig(Section):
     time_shift: float = Field(default=1.0, gt=0)
     sigmas: tuple[float, ...] | None = Field(default=None, min_length=2)
     """Explicit noise levels from 1 to 0, instead of the even grid of `nfe`."""
+    negative_prompt: str | None = None
+    """What v_uncond is conditioned on; None is the empty prompt."""
+    guidance_rescale: Literal["patch"] | None = None
+    """"patch": the guided velocity is given the length of v_cond in every patch of the latents, as Qwen-Image's stock
+    pipeline does (`true_cfg_scale`)."""
 
     @field_validator("sigmas", mode="after")
     @classmethod
@@ -95,12 +100,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Sample:
-    """`pixels` uint8 [H, W, 3], `latent` [C, h, w], `nfe`: evaluations counted for this image."""
+    """`pixels` uint8 [H, W, 3], `latent` [C, h, w], `nfe`: evaluations counted for this image. What they were made of:
+    `noise` like `latent`, and `cond`, one row padded to the longest of its batch."""
 
     request: Request
     pixels: np.ndarray
     latent: Tensor
     nfe: float
+    noise: Tensor
+    cond: Cond
 
 
 def generator(*key: int) -> Generator:
@@ -112,10 +120,11 @@ def generator(*key: int) -> Generator:
 
 
 class CountedVelocity:
-    """A velocity that counts the rows it evaluates and applies guidance."""
+    """A velocity that counts the rows it evaluates and applies guidance; `rescaled`: see `guidance_rescale`."""
 
-    def __init__(self, backbone: Backbone, guidance: float, uncond: Cond | None):
+    def __init__(self, backbone: Backbone, guidance: float, uncond: Cond | None, rescaled: bool = False):
         self.backbone, self.guidance, self.uncond, self.rows = backbone, guidance, uncond, 0
+        self.rescaled = rescaled
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         self.rows += len(x_t)
@@ -124,7 +133,19 @@ class CountedVelocity:
             return velocity
         self.rows += len(x_t)
         empty = self.backbone.velocity(x_t, t, self.uncond.expand(len(x_t)))
-        return empty + self.guidance * (velocity - empty)
+        guided = empty + self.guidance * (velocity - empty)
+        return as_long_as(velocity, guided, self.backbone.patch) if self.rescaled else guided
+
+
+def as_long_as(reference: Tensor, x: Tensor, patch: int) -> Tensor:
+    """`x` [B, C, h, w] with the norm of `reference` in every patch of `patch` x `patch` latent pixels, all channels."""
+    import torch
+
+    def squares(v: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(v.float().square().sum(1, keepdim=True), patch)
+
+    ratio = (squares(reference) / squares(x)).sqrt().to(x.dtype)
+    return x * ratio.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
 
 
 def generate(
@@ -134,7 +155,7 @@ def generate(
     import torch
 
     with torch.no_grad():
-        uncond = backbone.encode_prompts([""]) if config.guidance != 1 else None
+        uncond = backbone.encode_prompts([config.negative_prompt or ""]) if config.guidance != 1 else None
     for start in range(0, len(requests), batch):
         with torch.no_grad():  # not around the yield, where it would rule the caller
             made = _batch(backbone, config, requests[start : start + batch], uncond)
@@ -145,13 +166,18 @@ def _batch(backbone: Backbone, config: SampleConfig, requests: Sequence[Request]
     import torch
 
     gens = [generator(request.seed, request.index) for request in requests]
-    cond = backbone.encode_prompts([request.prompt for request in requests])
+    prompts = list(dict.fromkeys(request.prompt for request in requests))  # each is read once
+    rows = torch.tensor([prompts.index(request.prompt) for request in requests])
+    known = backbone.encode_prompts(prompts)
+    cond = known.select(rows.to(known.tokens.device))
     noise = torch.stack([torch.randn(backbone.latent_shape, generator=g) for g in gens]).to(cond.tokens.device)
-    velocity = CountedVelocity(backbone, config.guidance, uncond)
+    velocity = CountedVelocity(backbone, config.guidance, uncond, config.guidance_rescale is not None)
     latents = resolve("sampler", config.sampler)(velocity, noise, config.grid(), cond, gens)
     pixels = to_pixels(backbone.decode(latents))
     nfe = velocity.rows / len(requests)
-    return [Sample(r, p, x, nfe) for r, p, x in zip(requests, pixels, latents, strict=True)]
+    conds = [cond.select(slice(i, i + 1)) for i in range(len(cond))]
+    made = zip(requests, pixels, latents, noise, conds, strict=True)
+    return [Sample(r, p, x, nfe, z, c) for r, p, x, z, c in made]
 
 
 def unit_range(images: Tensor) -> Tensor:

@@ -37,6 +37,10 @@ TABLE: dict[str, dict[str, str]] = {
     "suite": {
         "shapes": "apex_cli.evaluation.shapes:ShapesSuite",
     },
+    "scorer": {
+        "shapes": "apex_cli.evaluation.scorers:ShapesScorer",
+        "clip": "apex_cli.evaluation.scorers:ClipScorer",
+    },
 }
 
 

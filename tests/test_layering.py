@@ -30,10 +30,11 @@ ALLOWED: dict[str, set[str]] = {
     "generation": BASE | {"flow", "records", "registry"} | PARTS,  # a checkpoint names its sampler
     **{room: BASE | {"flow", "records", "mistakes"} | PARTS | MAKERS for room in ENGINE - MAKERS},
     "exporting": BASE | PARTS | MAKERS | {"training"},
-    "recipe": BASE | ENGINE | {"registry", "mistakes"},
+    "drafts": BASE | {"registry", "mistakes"},
+    "recipe": BASE | ENGINE | {"drafts", "mistakes"},
     "build": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe"},
     "doctor": BASE | ENGINE | PARTS | {"recipe", "build"},
-    "commands": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe", "build", "doctor"},
+    "commands": BASE | ENGINE | PARTS | {"flow", "records", "registry", "drafts", "recipe", "build", "doctor"},
     "app": {"errors", "commands"},
 }
 """Room (a folder or file of the package) -> rooms it may import; itself and the version are always allowed."""
@@ -50,7 +51,7 @@ ONLY_IN = {
 }
 LAZY = {"diffusers", "transformers", "open_clip", "peft"}
 """Imported inside functions only."""
-LIGHT = ("app", "commands", "registry", "errors", "config", "recipe", "mistakes", "records")
+LIGHT = ("app", "commands", "registry", "errors", "config", "recipe", "drafts", "mistakes", "records")
 HEAVY = {"torch", "numpy", "scipy", "PIL", "matplotlib", "accelerate", "safetensors", "datasets", "rich", *LAZY}
 MATHEMATICS = {
     "torch",

@@ -10,7 +10,7 @@ from tiny_runs import apex, own_cache  # noqa: F401
 from apex_cli import recipe
 from apex_cli.backbones.folders import ASSETS
 
-NAMES = recipe.recipe_names()
+NAMES = recipe.recipe_names("train")
 
 
 def hub_id(name: str) -> str | None:
@@ -64,3 +64,20 @@ def test_a_hub_model_that_is_not_here(name, flag, tmp_path, monkeypatch, capsys)
     message, remedy = err.strip().split("\n-> ")
     assert "\n" not in message
     assert remedy
+
+
+@pytest.mark.parametrize("name", recipe.recipe_names("synth-data"))
+def test_a_recipe_of_a_training_set(name):
+    read = recipe.load_synth(name)
+    assert (read.name, read.sample.sampler) == (name, "euler")
+    title, *lines = recipe.header(recipe.recipe_folder() / f"{name}.toml")
+    assert title.endswith(".")
+    assert {"Command", "Hardware", "Ours"} <= {line.split()[0] for line in lines if line}
+
+
+def test_qwen_image_draws_as_its_pipeline_does():
+    read = recipe.load_synth("synth_qwen_image")
+    assert len(read.sample.grid()) == 51
+    assert (read.sample.guidance, read.sample.guidance_rescale, read.sample.negative_prompt) == (4, "patch", " ")
+    assert read.backbone.config.resolution == 512
+    assert {source.limit for source in read.prompts.sources} == {600_000, 200_000}

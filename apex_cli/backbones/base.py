@@ -27,6 +27,8 @@ class Backbone(Protocol):
     """The module that `velocity` calls: what is trained. Its own module lists hold its repeated blocks."""
     latent_shape: tuple[int, int, int]
     """(C, h, w) of one image at the configured resolution."""
+    patch: int
+    """Side, in latent pixels, of what the network reads as one token; it divides h and w."""
     cond_dim: int
     """D of `Cond.tokens`."""
     pooled_dim: int

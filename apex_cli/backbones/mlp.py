@@ -102,6 +102,7 @@ class Mlp:
     Config = MlpConfig
     lora_targets = ()  # no pipeline that could load adapters
     latent_shape = (2, 1, 1)
+    patch = 1
     cond_dim = CONDITIONS
     pooled_dim = 0
     scale_invariant_text = False

@@ -10,8 +10,8 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-PLAIN_GUIDANCE = {"SanaPipeline", "StableDiffusion3Pipeline", "FluxPipeline", "ZImagePipeline"}
-"""Pipelines whose guidance is ours, v_uncond + g (v_cond - v_uncond). Qwen-Image's rescales the result."""
+RESCALED_GUIDANCE = {"QwenImagePipeline"}
+"""Pipelines that give the guided velocity v_uncond + g (v_cond - v_uncond) the length of v_cond in each patch."""
 
 
 def scheduler_arguments(sampler: str) -> dict[str, Any]:
@@ -25,13 +25,14 @@ def scheduler(sampler: str) -> Any:
     return FlowMatchEulerDiscreteScheduler(**scheduler_arguments(sampler))
 
 
-def call_arguments(backbone: Any, sigmas: Sequence[float], guidance: float) -> dict[str, Any]:
-    """Keyword arguments of the pipeline's call; `sigmas` fall from at most 1 to 0."""
+def call_arguments(backbone: Any, sample: Any) -> dict[str, Any]:
+    """Keyword arguments of the pipeline's call; `sample`: a `generation.SampleConfig`."""
+    sigmas: Sequence[float] = sample.grid()
     config, parameters = backbone.config, inspect.signature(type(backbone.pipeline).__call__).parameters
     wanted = {
         "num_inference_steps": len(sigmas) - 1,
         "sigmas": [round(sigma, 9) for sigma in sigmas[:-1]],
-        **_guidance(backbone, guidance, "true_cfg_scale" in parameters),
+        **_guidance(backbone, sample, "true_cfg_scale" in parameters),
         "height": config.resolution,
         "width": config.resolution,
         "max_sequence_length": config.max_tokens,
@@ -45,19 +46,24 @@ def call_arguments(backbone: Any, sigmas: Sequence[float], guidance: float) -> d
     return {name: value for name, value in wanted.items() if name in parameters}
 
 
-def _guidance(backbone: Any, guidance: float, named_true: bool) -> dict[str, Any]:
+def _guidance(backbone: Any, sample: Any, named_true: bool) -> dict[str, Any]:
+    guidance, negative = sample.guidance, sample.negative_prompt
+    wanted: dict[str, Any] = {"negative_prompt": negative} if negative and guidance != 1 else {}
     if backbone.pipeline_class == "ZImagePipeline":  # v_cond + g (v_cond - v_uncond)
-        return {"guidance_scale": guidance - 1}
+        return wanted | {"guidance_scale": guidance - 1}
     if not named_true:
-        return {"guidance_scale": guidance}
-    wanted = {"true_cfg_scale": guidance, **({"negative_prompt": ""} if guidance != 1 else {})}
+        return wanted | {"guidance_scale": guidance}
+    wanted = {"true_cfg_scale": guidance, **({"negative_prompt": negative or ""} if guidance != 1 else {})}
     embedded = getattr(backbone.config, "embedded_guidance", None)
     return wanted if embedded is None else wanted | {"guidance_scale": embedded}
 
 
-def same_picture(backbone: Any, sampler: str, sigmas: Sequence[float], guidance: float) -> bool:
+def same_picture(backbone: Any, sample: Any) -> bool:
     """Whether that call computes what our sampler computes: not Heun's method, and not renoise over several steps in a
     pipeline that keeps its generator from the scheduler."""
     seeded = hasattr(backbone.pipeline, "prepare_extra_step_kwargs")
-    steps = len(sigmas) == 2 or sampler == "euler" or (sampler == "renoise" and seeded)
-    return steps and (guidance == 1 or (guidance > 1 and backbone.pipeline_class in PLAIN_GUIDANCE))
+    single = len(sample.grid()) == 2
+    steps = single or sample.sampler == "euler" or (sample.sampler == "renoise" and seeded)
+    rescaled = backbone.pipeline_class in RESCALED_GUIDANCE
+    guided = sample.guidance > 1 and rescaled == (sample.guidance_rescale is not None)
+    return steps and (sample.guidance == 1 or guided)

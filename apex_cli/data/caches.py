@@ -6,10 +6,8 @@ Only what apex has written is ever touched: folders named by a key in `latents/`
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +18,6 @@ from apex_cli.data import store
 
 KINDS = ("latents", "prompts")
 KEY = re.compile(r"[0-9a-f]{24}")
-ABANDONED = 3600
-"""Seconds after which an unfinished file is nobody's, whatever process wrote it: a shard takes far less."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +80,7 @@ def broken(entry: Entry) -> Iterator[tuple[Path, str]]:
 def leftovers() -> list[Path]:
     """Unfinished files of processes that are gone."""
     folder = store.cache_folder()
-    return [path for kind in KINDS for path in folder.glob(f"{kind}/*/.*{store.PARTIAL}") if _is_abandoned(path)]
-
-
-def _is_abandoned(path: Path) -> bool:
-    if time.time() - path.stat().st_mtime > ABANDONED:
-        return True
-    own = re.fullmatch(rf".+\.{re.escape(socket.gethostname())}\.(\d+){re.escape(store.PARTIAL)}", path.name)
-    return own is not None and not _is_running(int(own[1]))
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    return [path for kind in KINDS for path in folder.glob(f"{kind}/*/.*{store.PARTIAL}") if store.is_abandoned(path)]
 
 
 def superfluous(older_than: float | None, max_size: int | None) -> list[Entry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,6 +41,17 @@ def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _lasting(v) for k, v in value.items() if k not in VOLATILE and not k.startswith("_")}
     return [_lasting(item) for item in value] if isinstance(value, list) else value
+
+
+def encoders(backbone: Any, stored: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of what made the `latents` and the `text` that are stored of a sample."""
+    facts = {"latents": lambda: module(backbone.autoencoder), "text": lambda: reader(backbone)}
+    return {kind: fingerprint(facts[kind]()) for kind in stored if kind in facts}
+
+
+def fingerprint(facts: Any) -> str:
+    """SHA-256 of JSON."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def tokenizer(part: Any) -> dict[str, str]:

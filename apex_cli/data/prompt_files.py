@@ -1,4 +1,4 @@
-"""Prompts from a text, jsonl, csv or parquet file, or of a split of the shapes world."""
+"""Prompts from a text, jsonl, csv or parquet file."""
 
 from __future__ import annotations
 
@@ -12,36 +12,17 @@ from apex_cli.errors import DataError, UsageError
 
 COLUMNS = ("prompt", "text", "caption")
 """Where a table keeps its prompts, unless it is named."""
-WORLD = "shapes:"
 
 
-def read(source: str, column: str | None = None, limit: int | None = None) -> tuple[list[str], int]:
-    """The first `limit` prompts of `source`, and how many lines of a file were repetitions or empty, so left out.
+def lines(source: str, column: str | None = None) -> Iterable[str]:
+    """The prompts of a file as they stand there. `column`: the field of a table.
 
-    `source`: a file by its ending, or `shapes:SPLIT`. `column`: the field of a table. White space counts as one blank.
-    Raises `DataError` for a file that is missing, cannot be read, or holds no prompt.
+    Raises `UsageError` for a file of another kind, `DataError` for one that is missing or cannot be read.
     """
-    if source.startswith(WORLD):
-        return _world(source.removeprefix(WORLD), limit), 0
-    lines = list(_file(Path(source), column))
-    distinct = list(dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines))))
-    if not distinct:
-        raise DataError(f"'{source}' holds no prompt.", "Give a file with one prompt a line.")
-    return distinct[:limit], len(lines) - len(distinct)
-
-
-def _world(split: str, limit: int | None) -> list[str]:
-    """The list of a split; with a limit the captions that training draws, where one returns with another noise."""
-    from apex_cli.worlds.shapes import grammar
-
-    if limit is None:
-        return [prompt.text for prompt in grammar.prompts(split)]
-    return [grammar.caption(split, 0, row).text for row in range(limit)]
-
-
-def _file(path: Path, column: str | None) -> Iterable[str]:
+    path = Path(source)
     if path.suffix not in READERS:
-        raise UsageError(f"'{path}' is no file of prompts.", f"Known: {', '.join(READERS)}, or {WORLD}SPLIT.")
+        known = f"Known: {', '.join(READERS)}, shapes:SPLIT, posters:SEED, hub:OWNER/NAME."
+        raise UsageError(f"'{path}' is no file of prompts.", known)
     if not path.is_file():
         raise DataError(f"There is no file '{path}'.", "Give a file of prompts, or shapes:train.")
     try:
@@ -68,17 +49,18 @@ def _parquet(path: Path, column: str | None) -> list[str]:
     from pyarrow import parquet
 
     names = parquet.read_schema(path).names
-    return parquet.read_table(path, columns=[_column(names, column, path)])[0].to_pylist()
+    return parquet.read_table(path, columns=[column_of(names, column, path)])[0].to_pylist()
 
 
 def _pick(rows: list[dict[str, Any]], column: str | None, path: Path) -> list[str]:
     if not rows:
         return []
-    name = _column(list(rows[0]), column, path)
+    name = column_of(list(rows[0]), column, path)
     return [str(row.get(name) or "") for row in rows]
 
 
-def _column(names: list[str], asked: str | None, path: Path) -> str:
+def column_of(names: list[str], asked: str | None, path: Path | str) -> str:
+    """The column of a table that holds its prompts."""
     found = [name for name in ((asked,) if asked else COLUMNS) if name in names]
     if not found:
         raise DataError(

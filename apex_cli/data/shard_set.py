@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -31,13 +32,16 @@ class ShardSet:
         from pyarrow import parquet
 
         self._folder, self._side = Path(config.path).expanduser(), resolution
-        facts = [read_manifest(self._folder)["shards"], resolution]
+        self._manifest = read_manifest(self._folder)
+        facts = [self._manifest["shards"], resolution]
         self.fingerprint = hashlib.sha256(json.dumps(["shards-1", facts]).encode()).hexdigest()
         columns = ("key", "prompt", "shard", "offset", "size", "seed", "index")
-        index = parquet.read_table(self._folder / INDEX, columns=list(columns))
+        stored = ("extras_offset", "extras_size") if self._manifest.get("encoders") else ()
+        index = parquet.read_table(self._folder / INDEX, columns=[*columns, *stored])
         self._keys, self._prompts, self._shards, self._offsets, self._sizes, self._seeds, self._indices = (
             index[name] for name in columns
         )
+        self._extras = [index[name] for name in stored]
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -54,9 +58,25 @@ class ShardSet:
         places = [(self._seeds[int(row)].as_py(), self._indices[int(row)].as_py()) for row in rows]
         return torch.stack([torch.randn(tuple(shape), generator=generator(*place)) for place in places])
 
+    def stored_latents(self, autoencoder: str, shape: tuple[int, ...]) -> Callable[[Sequence[int]], Tensor] | None:
+        """Reads the latents [B, *shape] that the teacher left, if they are of this `identity.fingerprint` and size."""
+        if self._manifest.get("encoders", {}).get("latents") != autoencoder or not len(self):
+            return None
+        fits = tuple(self._extra([0], "latent").shape[1:]) == shape
+        return (lambda rows: self._extra(rows, "latent")) if fits else None
+
+    def _extra(self, rows: Sequence[int], name: str) -> Tensor:
+        from safetensors.torch import load
+
+        offsets, sizes = self._extras
+        return torch.stack([load(self._content(int(row), offsets, sizes))[name] for row in rows])
+
     def _picture(self, row: int) -> tuple[str, bytes]:
         """Name and content of a picture file."""
-        shard = self._shards[row].as_py()
-        with (self._folder / shard).open("rb") as file:
-            file.seek(self._offsets[row].as_py())
-            return f"{shard}/{self._keys[row].as_py()}", file.read(self._sizes[row].as_py())
+        name = f"{self._shards[row].as_py()}/{self._keys[row].as_py()}"
+        return name, self._content(row, self._offsets, self._sizes)
+
+    def _content(self, row: int, offsets: Any, sizes: Any) -> bytes:
+        with (self._folder / self._shards[row].as_py()).open("rb") as file:
+            file.seek(offsets[row].as_py())
+            return file.read(sizes[row].as_py())

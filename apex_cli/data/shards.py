@@ -1,8 +1,8 @@
 """A data set as WebDataset shards: written once, byte by byte the same, and found again without reading them.
 
-    shard-00003.tar      00003000.png, 00003000.json, (00003000.safetensors), 00003001.png, ...
+    shard-00003.tar      00003000.json, 00003000.png, (00003000.safetensors), 00003001.json, ...
     shard-00003.json     rows and SHA-256 of that shard, written after it
-    index.parquet        a row for each sample: key, shard, where its picture lies, prompt, provenance
+    index.parquet        a row for each sample: key, shard, where its picture and extras lie, prompt, provenance
     manifest.json        what made the set, counts and hashes; last, so it says that the set is whole
 
 `webdataset` and `datasets.load_dataset("webdataset")` read the shards; ours reads a picture by its place in the tar.
@@ -14,7 +14,8 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -36,30 +37,64 @@ def write_whole(path: Path, content: bytes) -> None:
     settle(temporary, path)
 
 
-def pack(folder: Path, number: int, staged: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Make shard `number` of the files in `staged`; `rows` in the order of the shard, each with `key` and `image`."""
+def stage(path: Path, entries: Iterable[tuple[str, bytes]]) -> None:
+    """Write some samples of a shard, (KEY.SUFFIX, content) of every file, as one file that is whole or absent."""
+    temporary = draft(path)
+    with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in entries:
+            _add(tar, name, content)
+    settle(temporary, path)
+
+
+def pack(folder: Path, number: int, staged: Sequence[Path]) -> None:
+    """Make shard `number` of all samples in the `staged` files, in the order of their keys.
+
+    The json of a sample is its row, and names the suffix of its picture as `image`.
+    """
     name, listed = shard_name(number), []
     temporary = draft(folder / f"{name}.tar")
     with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for row in rows:
-            for file in sorted(staged.glob(f"{row['key']}.*")):
-                content = file.read_bytes()
-                entry = tarfile.TarInfo(file.name)  # without owner and time, so that equal content is an equal file
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
-                if file.suffix == f".{row['image']}":
-                    place = {"offset": tar.offset - _padded(len(content)), "size": len(content)}
-                    listed.append(
-                        {**row, "shard": f"{name}.tar", **place, "sha256": hashlib.sha256(content).hexdigest()}
-                    )
+        for key, files in _samples(staged):
+            places = {suffix: _add(tar, f"{key}.{suffix}", content) for suffix, content in files.items()}
+            row = json.loads(files["json"])
+            listed.append({**row, "shard": f"{name}.tar", **_places(row["image"], files, places)})
     digest = file_hash(temporary)
     settle(temporary, folder / f"{name}.tar")
     facts = {"sha256": digest, "bytes": (folder / f"{name}.tar").stat().st_size, "rows": listed}
     write_whole(folder / f"{name}.json", json.dumps(facts, ensure_ascii=False).encode())
 
 
-def _padded(size: int) -> int:
-    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
+    """Append a file; returns where its content begins."""
+    entry = tarfile.TarInfo(name)  # without owner and time, so that equal content is an equal file
+    entry.size = len(content)
+    tar.addfile(entry, io.BytesIO(content))
+    return tar.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def _samples(staged: Sequence[Path]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, content by suffix) of every sample, by key; one is in memory at a time."""
+    found: list[tuple[str, Path, int, int]] = []
+    for path in staged:
+        with tarfile.open(path) as tar:
+            found += [(entry.name, path, entry.offset_data, entry.size) for entry in tar]
+    for key, files in groupby(sorted(found), key=lambda file: file[0].partition(".")[0]):
+        yield key, {name.partition(".")[2]: _read(path, offset, size) for name, path, offset, size in files}
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def _places(image: str, files: Mapping[str, bytes], offsets: Mapping[str, int]) -> dict[str, Any]:
+    """Where the picture of a sample lies in its shard, and what else is stored of it."""
+    picture = files[image]
+    found = {"offset": offsets[image], "size": len(picture), "sha256": hashlib.sha256(picture).hexdigest()}
+    if "safetensors" in files:
+        found |= {"extras_offset": offsets["safetensors"], "extras_size": len(files["safetensors"])}
+    return found
 
 
 def is_packed(folder: Path, number: int) -> bool:
@@ -71,16 +106,19 @@ def finish(folder: Path, count: int, identity: Mapping[str, Any]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    shards = [json.loads((folder / f"{shard_name(i)}.json").read_text(encoding="utf-8")) for i in range(count)]
-    rows = [row for shard in shards for row in shard["rows"]]
-    sink = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(rows), sink)
+    sink, writer = io.BytesIO(), None
+    listed: dict[str, Any] = {}
+    for name in map(shard_name, range(count)):  # the rows of one shard are in memory at a time
+        shard = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        rows = pa.Table.from_pylist(shard["rows"], writer and writer.schema)
+        writer = writer or parquet.ParquetWriter(sink, rows.schema)
+        writer.write_table(rows)
+        listed[f"{name}.tar"] = {"sha256": shard["sha256"], "bytes": shard["bytes"], "samples": len(rows)}
+    if writer:
+        writer.close()
     write_whole(folder / INDEX, sink.getvalue())
-    listed = {
-        f"{shard_name(i)}.tar": {"sha256": shard["sha256"], "bytes": shard["bytes"], "samples": len(shard["rows"])}
-        for i, shard in enumerate(shards)
-    }
-    manifest = {"format": FORMAT, "samples": len(rows), **identity, "shards": listed}
+    samples = sum(shard["samples"] for shard in listed.values())
+    manifest = {"format": FORMAT, "samples": samples, **identity, "shards": listed}
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 

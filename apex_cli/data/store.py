@@ -12,7 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ FORMAT = 1
 SHARD_BYTES = 64 * 2**20
 """A shard is written when it has grown to this: no kill loses more."""
 SHARED = "Set APEX_CACHE to a folder that all ranks see, and run the same command again."
+ABANDONED = 3600
+"""Seconds after which an unfinished file is nobody's, whatever process wrote it: a shard takes far less."""
 MANIFEST, SHARDS, PARTIAL = "manifest.json", "*.safetensors", ".partial"
 
 
@@ -92,6 +96,27 @@ class Store:
 def draft(path: Path) -> Path:
     """Where this process writes `path` before it is whole; `apex cache gc` knows from the name who that was."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether the process that wrote the `draft` at `path` is gone."""
+    try:
+        if time.time() - path.stat().st_mtime > ABANDONED:
+            return True
+    except FileNotFoundError:  # it has just become whole
+        return False
+    own = re.fullmatch(rf".+\.{re.escape(socket.gethostname())}\.(\d+){re.escape(PARTIAL)}", path.name)
+    return own is not None and not _is_running(int(own[1]))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def settle(temporary: Path, path: Path) -> None:

@@ -97,8 +97,8 @@ def _code(model: Any, wanted: Wanted, base: str | None) -> dict[str, Any]:
         "adapters": adapters,
         "lora_file": lora.FILE,
         "scheduler": stock.scheduler_arguments(config.sampler),
-        "arguments": stock.call_arguments(backbone, config.grid(), config.guidance),
-        "same": stock.same_picture(backbone, config.sampler, config.grid(), config.guidance),
+        "arguments": stock.call_arguments(backbone, config),
+        "same": stock.same_picture(backbone, config),
         "seed": generator(0, 0).initial_seed(),
     }
 

@@ -205,12 +205,12 @@ def _prove(
 def _call_difference(again: Any, prompt: str, picture: Tensor) -> float | None:
     """Largest difference of the picture that the card's call of the stock pipeline makes."""
     sample, backbone = again.sample, again.backbone
-    if not stock.same_picture(backbone, sample.sampler, sample.grid(), sample.guidance):
+    if not stock.same_picture(backbone, sample):
         return None
     pipeline = backbone.pipeline
     pipeline.register_modules(scheduler=stock.scheduler(sample.sampler))
     pipeline.set_progress_bar_config(disable=True)
-    arguments = stock.call_arguments(backbone, sample.grid(), sample.guidance)
+    arguments = stock.call_arguments(backbone, sample)
     with torch.no_grad():
         made = pipeline(prompt=prompt, **arguments, generator=generator(0, 0), output_type="pt").images[0]
     return float((made.float() - picture).abs().max())

@@ -71,10 +71,12 @@ class Case:
         model.network = copy.deepcopy(self.model.network).requires_grad_(True)
         return model
 
-    def euler(self, noise: torch.Tensor, sigmas: Sequence[float], guidance: float = 1.0) -> torch.Tensor:
+    def euler(
+        self, noise: torch.Tensor, sigmas: Sequence[float], guidance: float = 1.0, negative: str = ""
+    ) -> torch.Tensor:
         """What our sampler makes of `noise`."""
-        uncond = self.model.encode_prompts([""]) if guidance != 1 else None
-        velocity = CountedVelocity(self.model, guidance, uncond)
+        uncond = self.model.encode_prompts([negative]) if guidance != 1 else None
+        velocity = CountedVelocity(self.model, guidance, uncond, self.name == "qwen_image")
         return euler.sample(velocity, noise, sigmas, self.model.encode_prompts(self.prompts), [])
 
     def stock(

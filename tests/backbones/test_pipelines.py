@@ -17,8 +17,9 @@ GUIDANCE_OF_3 = {
     "zimage": {"guidance_scale": 2.0},  # v_cond + 2 (v_cond - v_uncond)
     "flux": {"true_cfg_scale": 3.0, "negative_prompt": [""] * 3},
     "sd3": {"guidance_scale": 3.0},
+    "qwen_image": {"true_cfg_scale": 3.0, "negative_prompt": [""] * 3},  # and rescaled to the length of v_cond
 }
-"""As the stock pipelines are asked for it. Qwen-Image's rescales the guided velocity to the length of v_cond."""
+"""As the stock pipelines are asked for it."""
 
 
 @pytest.mark.parametrize("sigmas", [ONE_STEP, THREE_STEPS], ids=["1 step", "3 steps"])
@@ -36,6 +37,16 @@ def test_guidance_is_that_of_the_stock_pipeline(cases, name):
     noise, _ = case.inputs()
     found, expected = case.euler(noise, THREE_STEPS, 3.0), case.stock(noise, THREE_STEPS, **GUIDANCE_OF_3[name])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_negative_prompt_is_that_of_the_stock_pipeline(cases):
+    case, negative = cases("qwen_image"), "a blurry ring"
+    noise, _ = case.inputs()
+    asked = {"true_cfg_scale": 4.0, "negative_prompt": [negative] * 3}
+    found, expected = case.euler(noise, THREE_STEPS, 4.0, negative), case.stock(noise, THREE_STEPS, **asked)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (found - case.euler(noise, THREE_STEPS, 4.0)).abs().max() > 1e-3
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ def test_this_machine_can_run_the_embedded_world(capsys):
     assert found["recipe", "shapes_base"] == {
         "topic": "recipe", "name": "shapes_base", "state": "ok", "found": "can run", "fix": ""
     }  # fmt: skip
-    assert {name for topic, name in found if topic == "recipe"} == set(recipe.recipe_names())
+    assert {name for topic, name in found if topic == "recipe"} == set(recipe.recipe_names("train"))
     assert next(f for (topic, _), f in found.items() if topic == "hub")["fix"] == "unset HF_HUB_OFFLINE"
     assert all(finding["fix"] for (topic, _), finding in found.items() if finding["state"] == "note" != topic)
 

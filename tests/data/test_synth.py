@@ -6,6 +6,8 @@ import hashlib
 import io
 import itertools
 import json
+import os
+import subprocess
 import tarfile
 
 import datasets
@@ -15,14 +17,19 @@ import torch
 import webdataset
 from PIL import Image
 from pyarrow import parquet
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
-from apex_cli import app, build
-from apex_cli.data import shards
+from apex_cli import app, build, registry
+from apex_cli.data import identity, shards
+from apex_cli.data.latents import Latents
 from apex_cli.data.shard_set import ShardSet, ShardSetConfig
-from apex_cli.data.synth import SynthConfig, synthesise
+from apex_cli.data.store import draft
+from apex_cli.data.synth import synthesise
+from apex_cli.drafts import Flag
 from apex_cli.errors import DataError, UsageError
-from apex_cli.generation import CountedVelocity, Request, generate, to_pixels
+from apex_cli.evaluation.scorers import ShapesScorer
+from apex_cli.generation import CountedVelocity, Request, generate, generator, to_pixels
+from apex_cli.recipe import load_synth
 from apex_cli.samplers import euler
 
 PROMPTS = ["a red cube", "a photo of a blue sphere and a green star", "a photo of three hearts", "a ring", "a star"]
@@ -38,8 +45,10 @@ def order(teacher):
     """10 samples in 3 shards, batches of 3."""
 
     def make(**changes):
-        config = SynthConfig(images_per_prompt=2, batch=3, shard_size=4, **changes)
-        return build.order(teacher, teacher.sample.with_nfe(2), config, PROMPTS)
+        config = {"images_per_prompt": 2, "batch": 3, "shard_size": 4, **changes}
+        flags = [Flag("--set", f"synth.{name}", value) for name, value in config.items() if name != "scorer"]
+        flags += [Flag("--set", "scorer.name", config["scorer"])] if "scorer" in config else []
+        return build.order(load_synth(None, flags), teacher, teacher.sample.with_nfe(2), PROMPTS)
 
     return make
 
@@ -68,11 +77,27 @@ def test_workers_and_interruptions_leave_the_same_bytes(order, made, tmp_path):
     for steps in (1, 2, 1, 3):  # each time the run ends after so many batches
         for _ in itertools.islice(synthesise(order(), cut), steps):
             pass
-    half = next(cut.glob(".shard-*/*.json"), None)
-    if half is not None:
-        half.unlink()  # as a kill between picture and json leaves it
+    leave_as_a_kill_does(cut)
     run(order(), cut)
     assert hashes(made) == hashes(shared) == hashes(cut)
+    assert not list(cut.glob(".*"))
+
+
+def leave_as_a_kill_does(folder):
+    """Half-written files of a process that is gone, and the staged files of a shard that is packed already."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for place in (".shard-00001/000000.tar", ".shard-00000/000000.tar", "shard-00000.tar", "index.parquet"):
+        half = draft(folder / place)
+        half.parent.mkdir(exist_ok=True)
+        half.with_name(half.name.replace(f".{os.getpid()}.", f".{gone.pid}.")).write_bytes(b"half")
+
+
+def test_what_a_living_worker_writes_is_left_alone(order, made):
+    own = draft(made / "shard-00000.tar")
+    own.write_bytes(b"half")
+    run(order(), made)
+    assert own.exists()
 
 
 def test_a_finished_set_is_not_drawn_again(order, made, monkeypatch):
@@ -138,17 +163,101 @@ def test_a_set_knows_the_noise_of_its_pictures(order, made, teacher):
 
 @pytest.mark.parametrize("image", ["webp", "jpg"])
 def test_other_pictures_and_latents(order, tmp_path, teacher, image):
-    run(order(image=image, latents=True), tmp_path)
+    run(order(image=image, store=["latents"]), tmp_path)
     with tarfile.open(tmp_path / "shard-00002.tar") as tar:
         names = tar.getnames()
         assert names == [f"{k:08d}.{end}" for k in (8, 9) for end in sorted((image, "json", "safetensors"))]
         assert Image.open(io.BytesIO(tar.extractfile(f"00000008.{image}").read())).size == (64, 64)
         tar.extract("00000008.safetensors", tmp_path, filter="data")
-    assert load_file(tmp_path / "00000008.safetensors")["latent"].shape == teacher.backbone.latent_shape
+    (latent,) = load_file(tmp_path / "00000008.safetensors").values()
+    assert latent.shape == teacher.backbone.latent_shape
+
+
+def stored(folder, row):
+    """What is stored beside a picture."""
+    with (folder / row["shard"]).open("rb") as file:
+        file.seek(row["extras_offset"])
+        return load(file.read(row["extras_size"]))
+
+
+def test_what_the_teacher_computed_can_be_stored(order, teacher, tmp_path):
+    run(order(store=["latents", "noise", "text"]), tmp_path)
+    index = parquet.read_table(tmp_path / shards.INDEX).to_pylist()
+    for row in index[::4]:
+        found = stored(tmp_path, row)
+        expected = torch.randn(teacher.backbone.latent_shape, generator=generator(0, row["index"]))
+        assert torch.equal(found["noise"], expected)
+        cond = teacher.backbone.encode_prompts([row["prompt"]])
+        torch.testing.assert_close(found["text"], cond.tokens[0][cond.mask[0]], atol=1e-4, rtol=1e-4)
+        (own,) = generate(teacher.backbone, teacher.sample.with_nfe(2), [Request(row["prompt"], 0, row["index"])])
+        torch.testing.assert_close(found["latent"], own.latent, atol=1e-4, rtol=1e-4)
+
+
+def test_stored_latents_are_trained_on_unencoded(order, teacher, tmp_path, monkeypatch):
+    run(order(store=["latents"]), tmp_path / "set")
+    index = parquet.read_table(tmp_path / "set" / shards.INDEX).to_pylist()
+    data = ShardSet(ShardSetConfig(path=str(tmp_path / "set")), 64)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(teacher.backbone), "encode_images", None)
+        kept = latents(teacher.backbone, data)
+    for k in (0, 9):
+        assert torch.equal(kept[torch.tensor([k])][0], stored(tmp_path / "set", index[k])["latent"])
+
+
+def test_latents_of_another_autoencoder_or_size_are_encoded(order, teacher, tmp_path):
+    run(order(store=["latents"]), tmp_path / "set")
+    data = ShardSet(ShardSetConfig(path=str(tmp_path / "set")), 64)
+    assert data.stored_latents("another", teacher.backbone.latent_shape) is None
+    own = identity.encoders(teacher.backbone, ["latents"])["latents"]
+    assert data.stored_latents(own, (8, 4, 4)) is None
+    assert data.stored_latents(own, teacher.backbone.latent_shape) is not None
+
+
+def latents(backbone, data):
+    kept = Latents(backbone, data, torch.device("cpu"), {})
+    kept.store.begin()
+    list(kept.encode(kept.missing()))
+    kept.open()
+    return kept
+
+
+@pytest.fixture
+def chosen(order, tmp_path):
+    run(order(best_of=4, scorer="shapes"), tmp_path / "chosen")
+    return tmp_path / "chosen"
+
+
+def test_the_best_of_n_are_kept(order, teacher, chosen):
+    index = parquet.read_table(chosen / shards.INDEX).to_pylist()
+    assert [row["prompt"] for row in index] == [prompt for prompt in PROMPTS for _ in range(2)]
+    scorer, sample = ShapesScorer(ShapesScorer.Config()), teacher.sample.with_nfe(2)
+    for p in (0, 2):
+        candidates = list(generate(teacher.backbone, sample, [Request(PROMPTS[p], 0, 4 * p + c) for c in range(4)]))
+        scores = scorer.score(candidates)
+        best = sorted(sorted(range(4), key=lambda c: -scores[c])[:2])
+        rows = index[2 * p : 2 * p + 2]
+        assert [row["index"] for row in rows] == [4 * p + c for c in best]
+        assert [row["scores"]["shapes"] for row in rows] == pytest.approx([scores[c] for c in best], abs=0.05)
+    assert shards.read_manifest(chosen)["scorer"]["name"] == "shapes"
+
+
+def test_workers_choose_alike(order, chosen, tmp_path):
+    for part in (2, 0, 1):
+        run(order(best_of=4, scorer="shapes"), tmp_path / "three", part, 3)
+    assert hashes(chosen) == hashes(tmp_path / "three")
+
+
+def test_settings_of_a_choice_that_cannot_be(order, tmp_path):
+    with pytest.raises(UsageError, match="needs a scorer"):
+        run(order(best_of=4), tmp_path)
+    with pytest.raises(UsageError, match="cannot keep 2"):
+        order(best_of=1)
+    with pytest.raises(UsageError, match="must be a multiple of 2"):
+        order(best_of=4, shard_size=3)
 
 
 def test_another_set_is_refused_and_damage_is_named(order, made):
-    with pytest.raises(UsageError, match="differs in synth_data"):
+    with pytest.raises(UsageError, match="differs in synth"):
         run(order(seed=1), made)
     tar = made / "shard-00001.tar"
     tar.write_bytes(tar.read_bytes().replace(b"heart", b"beast"))
@@ -169,4 +278,56 @@ def test_the_command(tmp_path, capsys):
     assert app.main([*arguments, "--shard", "3/2"]) == 2
     assert "Write I/N" in capsys.readouterr().err
     assert app.main([*arguments, "--image", "tiff"]) == 2
-    assert "--image" in capsys.readouterr().err
+    assert "--image: synth.image: needs" in capsys.readouterr().err
+
+
+def test_a_recipe_and_what_stands_over_it(tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text('[prompts]\nlimit = 3\n[sample]\nsampler = "euler"\nnfe = 1\n[synth]\nseed = 5')
+    arguments = ["synth-data", str(tmp_path / "mine.toml"), "--limit", "2", "--set", "synth.shard_size=1"]
+    assert app.main([*arguments, "--out", str(tmp_path / "set"), "--json"]) == 0
+    manifest = shards.read_manifest(tmp_path / "set")
+    assert manifest["samples"] == len(manifest["shards"]) == 2
+    assert (manifest["sample"]["nfe"], manifest["synth"]["seed"]) == (1, 5)
+    assert manifest["recipe"]["prompts"]["limit"] == 2
+    for name, told in {"shapes_full": "has no section [synth]", "synth_shape": "Did you mean 'synth_shapes'?"}.items():
+        assert app.main(["synth-data", name]) == 2
+        assert told in capsys.readouterr().err
+    assert app.main(["train", "synth_shapes"]) == 2
+    assert "is a recipe for `apex synth-data`" in capsys.readouterr().err
+
+
+def test_a_stock_pipeline_draws(tmp_path):
+    tiny = {"width": 32, "layers": 1, "heads": 2, "text_width": 32, "text_layers": 1, "vae_width": 4}
+    kind = registry.resolve("backbone", "qwen_image")
+    kind(kind.Config(tiny=tiny)).save(tmp_path / "pipeline")
+    (tmp_path / "prompts.txt").write_text("a red cube\na ring\n")
+    changes = [f"backbone.path={tmp_path / 'pipeline'}", "backbone.resolution=64", "backbone.max_tokens=64",
+               "sample.nfe=4", "prompts.near_repetitions=1.0"]  # fmt: skip
+    flags = ["--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "set")]
+    sets = [word for change in changes for word in ("--set", change)]
+    assert app.main(["synth-data", "synth_qwen_image", *flags, *sets]) == 0
+    manifest = shards.read_manifest(tmp_path / "set")
+    assert (manifest["samples"], manifest["sample"]["guidance_rescale"]) == (2, "patch")
+    assert len(manifest["teacher"]["weights"]) == 64
+
+
+def test_prompts_are_reported_without_a_teacher(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(build, "painter", None)
+    rows = [
+        "a photo of a bench",
+        "A photo of a bench!",
+        "a cat",
+        "a cat",
+        "at night a photo of a bench by the sea",
+        "紅い立方体",
+    ]
+    (tmp_path / "prompts.txt").write_text("\n".join(rows))
+    asked = ["synth-data", "--prompts", str(tmp_path / "prompts.txt"), "--held-out", "geneval", "--report-prompts"]
+    assert app.main([*asked, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["prompts"], facts["empty_or_repeated"], facts["near_repetitions"]) == (2, 1, 1)
+    found = facts["contamination"]["geneval"]
+    assert [found[name] for name in ("prompts", "exact", "near", "contains", "met", "of")] == [3, 2, 0, 1, 1, 553]
+    assert facts["scripts"] == {"latin": 1, "cjk": 1}
+    assert app.main(asked) == 0
+    assert "1 of 553" in capsys.readouterr().out
