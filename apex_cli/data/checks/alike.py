@@ -88,7 +88,8 @@ class Ledger:
         colours = np.frombuffer(self._colours, np.uint8).reshape(len(layouts), 3 * CELLS**2)
         for later, (bits, colour, first) in sorted(near(layouts, colours).items()):
             ids = self._rows.execute(
-                "SELECT b.id, a.id FROM samples b, samples a WHERE b.look = ? AND a.look = ? AND b.content != a.content",
+                "SELECT b.id, a.id FROM samples b, samples a "
+                "WHERE b.look = ? AND a.look = ? AND b.content != a.content",
                 (later, first),
             ).fetchone()
             if ids:
