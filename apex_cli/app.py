@@ -23,6 +23,7 @@ from apex_cli.errors import ApexError, MemoryLimitError, StorageError, UsageErro
 
 COMMANDS = {
     "synth-data": "apex_cli.commands.synth_data:synth_data",
+    "data": "apex_cli.commands.data:app",
     "train": "apex_cli.commands.train:train",
     "sample": "apex_cli.commands.sample:sample",
     "ckpt": "apex_cli.commands.ckpt:app",

@@ -22,13 +22,14 @@ ALLOWED: dict[str, set[str]] = {
     "registry": {"errors"},
     "mistakes": BASE,
     "records": BASE,
+    "pages": set(),
     "flow": BASE,
     **{part: BASE | {"flow"} for part in PARTS},
     "backbones": BASE | {"flow", "worlds"},  # the tiny networks of the embedded worlds
     "samplers": BASE | {"flow", "objectives"},  # the type Velocity
-    **{maker: BASE | {"flow", "records"} | PARTS | MAKERS for maker in MAKERS},
+    **{maker: BASE | {"flow", "records", "pages"} | PARTS | MAKERS for maker in MAKERS},
     "generation": BASE | {"flow", "records", "registry"} | PARTS,  # a checkpoint names its sampler
-    **{room: BASE | {"flow", "records", "mistakes"} | PARTS | MAKERS for room in ENGINE - MAKERS},
+    **{room: BASE | {"flow", "records", "pages", "mistakes"} | PARTS | MAKERS for room in ENGINE - MAKERS},
     "exporting": BASE | PARTS | MAKERS | {"training"},
     "drafts": BASE | {"registry", "mistakes"},
     "recipe": BASE | ENGINE | {"drafts", "mistakes"},
@@ -51,7 +52,7 @@ ONLY_IN = {
 }
 LAZY = {"diffusers", "transformers", "open_clip", "peft"}
 """Imported inside functions only."""
-LIGHT = ("app", "commands", "registry", "errors", "config", "recipe", "drafts", "mistakes", "records")
+LIGHT = ("app", "commands", "registry", "errors", "config", "recipe", "drafts", "mistakes", "records", "pages")
 HEAVY = {"torch", "numpy", "scipy", "PIL", "matplotlib", "accelerate", "safetensors", "datasets", "rich", *LAZY}
 MATHEMATICS = {
     "torch",

@@ -1,4 +1,4 @@
-"""The live display of a training run: phase, bar, ETA, terms and their gradient norms, on stderr."""
+"""The live display of long work: phase, bar, ETA, and of training its terms and their gradient norms, on stderr."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from apex_cli.commands._ui import say, stderr
 if TYPE_CHECKING:
     from apex_cli.records import Progress, StepRecord
 
+BEFORE = ("check", "encode")
+"""How the phases begin that pass before the first step."""
+
 
 def terms(record: StepRecord) -> str:
     """`loss 0.41 · fake 0.30 (grad 1.2) · match 0.02` of one record."""
@@ -20,8 +23,11 @@ def terms(record: StepRecord) -> str:
     return " · ".join([*shown, f"gradient {record.grad_norm:.3g}", f"{record.seconds:.2f} s/step"])
 
 
-def show_training(events: Iterator[Progress], steps: int) -> StepRecord | None:
-    """Drive the run and draw it; returns the last record. Without a terminal, one line a record."""
+def show(events: Iterator[Progress]) -> StepRecord | None:
+    """Drive work that yields its progress and draw it; returns the last record of a training run.
+
+    Without a terminal: one line a record, and one for every tenth of a phase that has none.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     live = stderr().is_terminal
@@ -31,11 +37,11 @@ def show_training(events: Iterator[Progress], steps: int) -> StepRecord | None:
     )  # fmt: skip
     last = told = None
     with bar:
-        task = bar.add_task("start", total=steps, terms="")
+        task = bar.add_task("start", total=None, terms="")
         for event in events:
             bar.update(task, description=event.phase, completed=event.done, total=event.total)
             tenth = (event.phase, event.done * 10 // event.total)
-            if not live and event.phase.startswith("encode") and tenth != told:
+            if not live and event.phase.startswith(BEFORE) and tenth != told:
                 say(f"{event.phase} {event.done}/{event.total}")
                 told = tenth
             if event.record is None:
@@ -45,5 +51,5 @@ def show_training(events: Iterator[Progress], steps: int) -> StepRecord | None:
             for warning in last.warnings:
                 say(f"Warning: {warning}")
             if not live:
-                say(f"step {last.step}/{steps} · {terms(last)}")
+                say(f"step {last.step}/{event.total} · {terms(last)}")
     return last

@@ -36,7 +36,7 @@ def train(
 ) -> None:
     """Train a model by a recipe. The same command again continues where the last checkpoint stands."""
     from apex_cli import recipe as recipes
-    from apex_cli.commands._progress import show_training
+    from apex_cli.commands._progress import show
     from apex_cli.training import runs
 
     read = recipes.load(recipe, overrides)
@@ -59,7 +59,7 @@ def train(
         job = build.job(read, folder)
         for warning in job.warnings:
             say(f"Warning: {warning}")
-        last = show_training(Trainer(job).run(), read.train.steps)
+        last = show(Trainer(job).run())
         say(f"Page: {folder / 'index.html'}")
     if as_json:
         emit({"run": str(folder), "step": read.train.steps, "loss": None if last is None else last.loss})

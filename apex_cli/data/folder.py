@@ -19,19 +19,20 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from apex_cli.config import Section
-from apex_cli.data.pictures import SUFFIXES, squares
+from apex_cli.data import screen
+from apex_cli.data.flaws import Flaw
+from apex_cli.data.pictures import SUFFIXES, flaw_of, squares
 from apex_cli.data.store import file_hash
+from apex_cli.data.tars import is_outside
 from apex_cli.errors import DataError, UsageError
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 COLUMNS = ("text", "prompt")
 """Columns of the captions where the recipe names none, the first one that a row has."""
-NAMED = 3
-"""Pictures that an error names before it counts."""
+CAPTION_BYTES = 2**20
 
 
-class FolderConfig(Section):
+class FolderConfig(screen.ScreenConfig):
     path: str = Field(min_length=1)
     """The folder; relative to where the command runs."""
     caption_column: str | None = None
@@ -44,13 +45,10 @@ class FolderData:
     Config = FolderConfig
 
     def __init__(self, config: FolderConfig, resolution: int):
-        self._folder, self._side = Path(config.path).expanduser(), resolution
-        self._names = pictures(self._folder)
-        found = captions(self._folder, self._names, config.caption_column)
-        if bare := [name for name in self._names if not found.get(name)]:
-            told = f"{_count(bare, 'picture')} in '{self._folder}' without a caption: {_some(bare)}."
-            raise DataError(told, "Write each caption to a .txt file beside its picture, or to metadata.jsonl.")
-        self._captions = [found[name] for name in self._names]
+        self.config, self._folder, self._side = config, Path(config.path).expanduser(), resolution
+        found = samples(self._folder, config.caption_column)
+        self._names, self._captions = list(found), list(found.values())
+        screen.refuse([(name, flaw) for name, flaw in found.items() if isinstance(flaw, Flaw)], len(found), config)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -63,17 +61,37 @@ class FolderData:
         under its old time is not. Encoded latents are kept under this key. Whoever only plans does not ask for it.
         """
         with ThreadPoolExecutor() as pool:
-            contents = pool.map(file_hash, (self._folder / name for name in self._names))
-            rows = list(zip(self._names, contents, self._captions, strict=True))
+            contents = pool.map(_content, (self._folder / name for name in self._names))
+            told = [caption if isinstance(caption, str) else caption.reason for caption in self._captions]
+            rows = list(zip(self._names, contents, told, strict=True))
         return hashlib.sha256(json.dumps(["folder-1", self._side, rows]).encode()).hexdigest()
 
     def prompts(self, rows: Sequence[int]) -> list[str]:
-        return [self._captions[row] for row in rows]
+        """Captions; empty where there is none, which a run leaves out (`flaw`)."""
+        found = (self._captions[row] for row in rows)
+        return [caption if isinstance(caption, str) else "" for caption in found]
+
+    def name(self, row: int) -> str:
+        return self._names[row]
+
+    def flaw(self, row: int) -> Flaw | None:
+        """Why a row cannot be trained on, if so; decodes its picture."""
+        caption = self._captions[row]
+        return caption if isinstance(caption, Flaw) else flaw_of(self._folder / self._names[row])
 
     def pixels(self, rows: Sequence[int]) -> Tensor:
         """[B, 3, H, W] in [-1, 1]; raises `DataError` with the name of a picture that cannot be read."""
         files = [self._folder / self._names[row] for row in rows]
         return squares([(str(file), file) for file in files], self._side)
+
+
+def samples(folder: Path, column: str | None) -> dict[str, str | Flaw]:
+    """Name of a picture -> its caption, or what is wrong with the sample without a look at the picture; by name."""
+    names = pictures(folder)
+    found = captions(folder, names, column)
+    bare = Flaw("caption-missing", "has no caption")
+    whole = {name: found.get(name, bare) for name in sorted({*names, *found})}
+    return {name: caption or Flaw("caption-empty", "has an empty caption") for name, caption in whole.items()}
 
 
 def pictures(folder: Path) -> list[str]:
@@ -89,8 +107,11 @@ def pictures(folder: Path) -> list[str]:
     return names
 
 
-def captions(folder: Path, names: Sequence[str], column: str | None) -> dict[str, str]:
-    """Name of a picture -> caption, from the metadata file if there is one, else from the text files."""
+def captions(folder: Path, names: Sequence[str], column: str | None) -> dict[str, str | Flaw]:
+    """Name of a picture -> caption, from the metadata file if there is one, else from the text files.
+
+    A flaw where a caption cannot be read or told; also for names in the metadata that the folder does not have.
+    """
     files = [folder / name for name in METADATA if (folder / name).is_file()]
     if len(files) > 1:
         raise DataError(f"'{folder}' has both {' and '.join(METADATA)}.", "Keep the one that is right.")
@@ -99,25 +120,37 @@ def captions(folder: Path, names: Sequence[str], column: str | None) -> dict[str
     if column:
         told = f"data.caption_column is set, but '{folder}' has no {' or '.join(METADATA)}."
         raise UsageError(told, "Leave it out: the captions are read from .txt files.")
-    return {name: _text(file).strip() for name in names if (file := (folder / name).with_suffix(".txt")).is_file()}
+    return {name: _beside(file) for name in names if (file := (folder / name).with_suffix(".txt")).is_file()}
 
 
-def _listed(file: Path, names: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+def _beside(file: Path) -> str | Flaw:
+    """The caption in a text file."""
+    if file.stat().st_size > CAPTION_BYTES:
+        return Flaw("caption-unreadable", f"has a caption of {file.stat().st_size} bytes, over 1 MiB")
+    try:
+        return _text(file).strip()
+    except DataError:
+        return Flaw("caption-unreadable", f"has a caption, '{file.name}', that is not text in UTF-8")
+
+
+def _listed(file: Path, names: Sequence[str], columns: Sequence[str]) -> dict[str, str | Flaw]:
     """The captions of a metadata file."""
-    found: dict[str, str] = {}
+    found: dict[str, str | Flaw] = {}
     for line, row in _rows(file):
         column = next((name for name in columns if name in row), None)
         if column is None or "file_name" not in row:
             told = f"{file}:{line}: needs file_name and {' or '.join(columns)}, has {', '.join(map(str, row))}."
             raise DataError(told, "Name the column of the captions: data.caption_column.")
         name = PurePosixPath(str(row["file_name"]).replace("\\", "/")).as_posix()
-        if name in found:
-            raise DataError(f"{file}:{line}: '{name}' for the second time.", "Keep one caption for each picture.")
-        found[name] = str(row[column] or "").strip()
-    if absent := sorted(found.keys() - set(names)):
-        told = f"{_count(absent, 'picture')} in '{file}' which the folder does not have: {_some(absent)}."
-        raise DataError(told, f"file_name is relative to the folder; known are {', '.join(sorted(SUFFIXES))}.")
-    return found
+        twice = Flaw("key-duplicate", f"stands in {file.name} for the second time (line {line})")
+        found[name] = twice if name in found else str(row[column] or "").strip()
+    return found | {name: _absent(name, file) for name in found.keys() - set(names)}
+
+
+def _absent(name: str, file: Path) -> Flaw:
+    if is_outside(name):
+        return Flaw("member-outside", f"leads out of the folder; {file.name} may only name pictures in it")
+    return Flaw("picture-missing", f"stands in {file.name}, but the folder does not have it")
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -146,17 +179,16 @@ def _object(file: Path, line: int, text: str) -> dict[str, Any]:
     return row
 
 
+def _content(file: Path) -> str:
+    """SHA-256 of a picture; empty where there is nothing to read, which is left out anyway."""
+    try:
+        return file_hash(file) if file.is_file() else ""
+    except OSError:
+        return ""
+
+
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"'{file}' is not text in UTF-8.", "Save it again in UTF-8.") from error
-
-
-def _count(names: Sequence[str], what: str) -> str:
-    return f"{len(names)} {what}{'s' * (len(names) > 1)}"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

@@ -1,52 +1,155 @@
-"""Any picture file as a square of a training batch: first frame, upright, RGB, scaled and cropped about its centre."""
+"""Any picture file as a square of a training batch: first frame, upright, RGB, scaled and cropped about its centre.
+
+The one place where bytes become pictures. Every refusal is a `Refused` with a row of `flaws.REASONS`.
+"""
 
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from apex_cli.data.flaws import Flaw, Refused
+from apex_cli.data.places import Place
 from apex_cli.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 """The decoders of `SUFFIXES`; whatever a file calls itself, no other one is given its bytes."""
+PIXELS = 64 * 10**6
+"""Most pixels of a picture; told by its header, before anything is decoded."""
+ZEROS = 64
+"""A JPEG that ends in so many zeros, without its end mark before them, was cut: its space was reserved, not filled."""
+
+Source = Path | bytes | Place
 
 
-def squares(sources: Sequence[tuple[str, Path | bytes]], side: int) -> Tensor:
+@dataclass(frozen=True)
+class Picture:
+    """`rgb` as it is trained on; `mode`, `format` and `animated` as it is stored."""
+
+    rgb: Image.Image
+    mode: str
+    format: str
+    animated: bool
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, upright."""
+        return self.rgb.size
+
+
+def squares(sources: Sequence[tuple[str, Source]], side: int) -> Tensor:
     """(name, file or its bytes) of B pictures -> [B, 3, side, side] in [-1, 1].
 
     Raises `DataError` with the name of one that cannot be read.
     """
-    Image.init()  # `open(formats=...)` knows only decoders that are loaded
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        # Twice that size is an error, which is told.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with ThreadPoolExecutor() as pool:
         images = np.stack(list(pool.map(lambda source: _square(source[0], source[1], side), sources)))
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _square(name: str, source: Path | bytes, side: int) -> np.ndarray:
+def _square(name: str, source: Source, side: int) -> np.ndarray:
     """The centre of a picture, its shorter side made as long as `side`: uint8 [side, side, 3]."""
     try:
         # The crop comes first, in fractions of a pixel, so that no long picture is ever enlarged as a whole.
         return np.asarray(ImageOps.fit(read_rgb(source), (side, side), Image.Resampling.LANCZOS))
-    except Exception as error:  # what a decoder raises on damaged bytes, no library tells
-        told = f"The picture '{name}' could not be read: {_reason(error)}."
+    except Refused as error:
+        told = f"The picture '{name}' could not be read: {error.message}"
         raise DataError(told, "Replace it, or take it and its caption out of the set.") from error
 
 
-def read_rgb(source: Path | bytes) -> Image.Image:
-    """The first frame as RGB, turned as its EXIF says; what is transparent is composed on white."""
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as opened:
-        image = ImageOps.exif_transpose(opened)
+def read_rgb(source: Source) -> Image.Image:
+    """The first frame as RGB, turned as its EXIF says; what is transparent is composed on white.
+
+    Raises `Refused`.
+    """
+    return read(source).rgb
+
+
+def read(source: Source) -> Picture:
+    """`read_rgb` with what the file says of itself; raises `Refused`."""
+    try:
+        with _file(source) as file:
+            return _decode(file)
+    except Refused:
+        raise
+    except Exception as error:  # what a decoder raises on damaged bytes, no library tells
+        raise _refusal(error) from error
+
+
+def flaw_of(source: Source) -> Flaw | None:
+    """Why a picture cannot be trained on, if so."""
+    try:
+        read(source)
+    except Refused as error:
+        return error.flaw
+    return None
+
+
+def _file(source: Source) -> BinaryIO:
+    if isinstance(source, Path):
+        found = source.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for somebody who writes
+            raise Refused("picture-unreadable", "not a regular file")
+        return _filled(source.open("rb"), found.st_size)
+    content = source.read() if isinstance(source, Place) else source
+    return _filled(io.BytesIO(content), len(content))
+
+
+def _filled(file: BinaryIO, size: int) -> BinaryIO:
+    if not size:
+        file.close()
+        raise Refused("picture-empty", "the file is empty")
+    return file
+
+
+def _decode(file: BinaryIO) -> Picture:
+    Image.init()  # `open(formats=...)` knows only decoders that are loaded
+    with _opened(file) as stored:
+        width, height = stored.size
+        if width * height > PIXELS:
+            raise Refused("picture-bomb", f"a decompression bomb of {width} x {height} pixels, over 64 megapixels")
+        mode, format = stored.mode, stored.format or ""
+        image = ImageOps.exif_transpose(stored)
+        animated = format != "MPO" and getattr(stored, "is_animated", False)  # two lenses are no animation
+    if format in ("JPEG", "MPO") and _ends_in_zeros(file):
+        raise Refused("picture-truncated", "image file is truncated: it ends in zeros")
+    return Picture(_rgb(image), mode, format, animated)
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=FORMATS)
+    except OSError as error:
+        file.seek(0)
+        head = file.read(12)
+        promised = int.from_bytes(head[4:8], "little") + 8
+        if head[:4] == b"RIFF" and head[8:] == b"WEBP" and promised > file.seek(0, io.SEEK_END):
+            raise Refused("picture-truncated", "image file is truncated") from error  # the decoder says nothing of it
+        raise
+
+
+def _ends_in_zeros(file: BinaryIO) -> bool:
+    """Whether a JPEG ends in zeros that do not follow its end mark."""
+    file.seek(-min(ZEROS, file.seek(0, io.SEEK_END)), io.SEEK_END)
+    if any(file.read()):
+        return False
+    file.seek(0)
+    return not file.read().rstrip(b"\0").endswith(b"\xff\xd9")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip at 255
         image = image.point(lambda value: value * (1 / 257)).convert("L")
     if image.has_transparency_data:
@@ -55,7 +158,20 @@ def read_rgb(source: Path | bytes) -> Image.Image:
     return image.convert("RGB")
 
 
-def _reason(error: Exception) -> str:
+def _refusal(error: Exception) -> Refused:
+    told = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    if isinstance(error, FileNotFoundError):
+        return Refused("picture-missing", "the file is not there")
     if isinstance(error, UnidentifiedImageError):
-        return f"not one of {', '.join(FORMATS)}"
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        return Refused("picture-format", f"not one of {', '.join(FORMATS)}")
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return Refused("picture-bomb", "a decompression bomb, over 64 megapixels")
+    if "truncated" in told.lower():
+        return Refused("picture-truncated", told)
+    if isinstance(error, OSError) and error.errno:
+        return Refused("picture-unreadable", error.strerror or told)
+    return Refused("picture-corrupt", told)
+
+
+# What Pillow only warns of has more pixels than `PIXELS`: refused anyway. Set once, since filters know no threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

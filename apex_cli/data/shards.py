@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -123,11 +124,28 @@ def finish(folder: Path, count: int, identity: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises `DataError` where `folder` holds no finished set."""
+    """Raises `DataError` where `folder` holds no finished set, or the manifest of one that leads out of it."""
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(f"'{folder}' holds no finished set of shards.", "Run the same `apex synth-data` to its end.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        names = list(manifest["shards"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"'{path}' is damaged.", "Copy it again from where the set was made.") from error
+    if strange := [name for name in names if not re.fullmatch(r"[\w-]+\.tar", name)]:
+        raise DataError(f"'{path}' lists '{strange[0]}', which is no name of a shard.", "Do not use this set.")
+    return manifest
+
+
+def open_index(folder: Path) -> Any:
+    """The `ParquetFile` of a set; raises `DataError` where it cannot be read."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return parquet.ParquetFile(folder / INDEX)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"'{folder / INDEX}' is missing or damaged.", "Copy it again, with its shards.") from error
 
 
 def verify(folder: Path) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ from PIL import Image
 
 from apex_cli.evaluation.compare import Comparison, paired
 from apex_cli.evaluation.records import ImageRecord, Report, read_records, read_report
+from apex_cli.pages import data_url, render
 
 GALLERY = "gallery.html"
+TEMPLATES = Path(__file__).parent / "templates"
 PAIRS_SHOWN = 400
 """Pairs of a comparison that are drawn; those that disagree most come first."""
 
@@ -23,7 +24,7 @@ def write_gallery(folder: Path) -> Path:
     report = read_report(folder)
     failures = [record for record in read_records(folder).values() if not record.correct]
     cards = [_card(record.tag, record.prompt, [(record, "", folder)]) for record in failures]
-    return _render("gallery.html.jinja", folder / GALLERY, report=report, facts=facts(report), cards=cards)
+    return render(TEMPLATES / "gallery.html.jinja", folder / GALLERY, report=report, facts=facts(report), cards=cards)
 
 
 def write_comparison(comparison: Comparison, names: tuple[str, str]) -> Path:
@@ -32,8 +33,8 @@ def write_comparison(comparison: Comparison, names: tuple[str, str]) -> Path:
     pairs = sorted(zip(*paired(first, second), strict=True), key=lambda pair: -disagreement(pair, first, second))
     cards = [_card(a.tag, a.prompt, [(a, names[0], first), (b, names[1], second)]) for a, b in pairs[:PAIRS_SHOWN]]
     reports = list(zip(names, map(read_report, (first, second)), strict=True))
-    return _render(
-        "comparison.html.jinja",
+    return render(
+        TEMPLATES / "comparison.html.jinja",
         first / f"comparison-{second.name}.html",
         comparison=comparison,
         reports=reports,
@@ -70,18 +71,7 @@ def _pixels(path: Path) -> np.ndarray:
 
 def _card(tag: str, prompt: str, pictures: Sequence[tuple[ImageRecord, str, Path]]) -> dict[str, Any]:
     shown = [
-        {"name": name, "record": record, "data": base64.b64encode((folder / record.filename).read_bytes()).decode()}
+        {"name": name, "record": record, "url": data_url((folder / record.filename).read_bytes(), "png")}
         for record, name, folder in pictures
     ]
     return {"tag": tag, "prompt": prompt, "pictures": shown, "index": pictures[0][0].index}
-
-
-def _render(template: str, target: Path, **values: Any) -> Path:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(
-        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    target.write_text(environment.get_template(template).render(**values), encoding="utf-8")
-    return target

@@ -7,13 +7,16 @@ what, in which process, or when.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
+from apex_cli.data import screen
+from apex_cli.data.flaws import Flaw
 from apex_cli.data.latents import Latents
 from apex_cli.data.prompts import Prompts
 from apex_cli.flow.condition import Cond
@@ -23,17 +26,22 @@ from apex_cli.training.parts import Parts
 from apex_cli.training.schedule import rows_of_run
 from apex_cli.training.settings import TrainConfig
 
+QUARANTINE = "quarantine.jsonl"
+"""What a run leaves out of its data, and why."""
+
 
 class Inputs:
     """`batch(rows)`, once `prepare()` has run."""
 
     def __init__(
         self, backbone: Any, data: Any, needs: Needs, parts: Parts, config: TrainConfig, accelerator: Accelerator,
-        about: Mapping[str, Any],
+        about: Mapping[str, Any], folder: Path,
     ):  # fmt: skip
-        """`about`: names for whoever lists the caches; `data` is that of the data set."""
+        """`about`: names for whoever lists the caches; `data` is that of the data set. `folder`: that of the run."""
         self.backbone, self.data, self.needs, self.config, self.accelerator = backbone, data, needs, config, accelerator
-        self.about = {name: str(value) for name, value in about.items()}
+        self.about, self.folder = {name: str(value) for name, value in about.items()}, folder
+        self.left_out = 0
+        """Broken samples that the run does without; `data` is without them once `prepare()` has run."""
         self.live = "text_encoder" in parts.modules
         """Whether the text encoder is trained, so that every step must ask it anew."""
         modules = {
@@ -49,11 +57,34 @@ class Inputs:
         self.conds: Any = {}
 
     def prepare(self) -> Iterator[Progress]:
-        """Encode what is not on disk yet."""
+        """Leave out what is broken, and encode what is not on disk yet."""
+        if hasattr(self.data, "flaw"):
+            yield from self._screen()
         if self.needs.inputs == "latents":
             yield from self._prepare_latents()
         if self.needs.inputs != "pixels" and not self.live:
             yield from self._prepare_prompts()
+
+    def _screen(self) -> Iterator[Progress]:
+        """Every rank looks at its share of the samples, unless an earlier run has looked at the same bytes."""
+        accelerator, data = self.accelerator, self.data
+        known: list[Any] = broadcast_object_list([screen.recall(data) if accelerator.is_main_process else None])
+        found = known[0]
+        if found is None:
+            rows, own = range(accelerator.process_index, len(data), accelerator.num_processes), []
+            for done, finding in enumerate(screen.look(data, rows), start=1):
+                own += [finding] if finding else []
+                yield Progress("check samples", done, len(rows))
+            found = sorted(gather_object(own), key=lambda finding: finding["row"])
+            if accelerator.is_main_process:
+                screen.remember(data, found)
+        if accelerator.is_main_process:
+            screen.write(self.folder / QUARANTINE, found)
+        broken = [(finding["sample"], Flaw(finding["reason"], finding["told"])) for finding in found]
+        screen.refuse(broken, len(data), data.config)
+        self.left_out = len(found)
+        if found:
+            self.data = screen.Kept(data, [finding["row"] for finding in found])
 
     def _prepare_latents(self) -> Iterator[Progress]:
         if not hasattr(self.data, "pixels"):

@@ -95,7 +95,7 @@ class Trainer:
         self.telemetry = Telemetry()
         about = _names(job.identity)
         self.inputs = Inputs(
-            job.backbone, job.data, self.objective.needs, self.parts, self.config, self.accelerator, about
+            job.backbone, job.data, self.objective.needs, self.parts, self.config, self.accelerator, about, job.folder
         )
         self.stop_signal: int | None = None
 
@@ -146,7 +146,7 @@ class Trainer:
     def _optimize(self) -> tuple[float, dict[str, float], float]:
         """One optimizer step; returns the loss, its parts and the gradient norm, averaged over the global batch."""
         config, accelerator = self.config, self.accelerator
-        rows = rows_of_step(len(self.job.data), config.batch, config.seed, self.step)
+        rows = rows_of_step(len(self.inputs.data), config.batch, config.seed, self.step)
         draws = self.objective.draw((config.batch, *self.backbone.latent_shape), generator(config.seed, self.step, 1))
         measure = self.step % config.telemetry_every == 0
         sums: dict[str, Tensor] = {}
@@ -265,6 +265,7 @@ class Trainer:
                 raise Stopped(self.stop_signal, "Stopped before the first step.", remedy)
             yield event
         self.inputs.place("cpu")
+        self.telemetry.note({"left_out": self.inputs.left_out} if self.inputs.left_out else {})
 
     def _sample(self) -> None:
         if self.job.on_sample is not None and (self.sharded or self.accelerator.is_main_process):

@@ -5,7 +5,6 @@ It reads `metrics.jsonl`, `recipe.toml` and `samples/*.png`, so the page of a re
 
 from __future__ import annotations
 
-import base64
 import io
 import statistics
 import tomllib
@@ -13,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from apex_cli.pages import data_url, render
 from apex_cli.records import read_metrics
 from apex_cli.training import curves
 from apex_cli.training.runs import RECIPE
 
-TEMPLATE = "page.html.j2"
 GRIDS = 24
 """Most sample grids on a page, first and last among them."""
 WIDTH = 1280
@@ -30,16 +29,16 @@ RECENT = 10
 
 def write_page(folder: Path) -> Path:
     """Write `index.html` and `loss.png` of the run in `folder`; returns the path of the page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     records = read_metrics(folder / "metrics.jsonl")
     recipe = (folder / RECIPE).read_text() if (folder / RECIPE).is_file() else ""
     panels = curves.panels(records)
-    jinja = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    jinja.trim_blocks = jinja.lstrip_blocks = True
-    text = jinja.get_template(TEMPLATE).render(
-        _facts(folder, records, tomllib.loads(recipe)),
+    curves.save_png([panel for panel in panels if panel.group in ("loss", "terms")], folder / "loss.png")
+    return render(
+        Path(__file__).with_name("page.html.j2"),
+        folder / "index.html",
+        **_facts(folder, records, tomllib.loads(recipe)),
         terms=_terms(records),
         warnings=[(r["step"], warning) for r in records for warning in r["warnings"]][-WARNINGS:],
         grids=[(int(path.stem.removeprefix("step-")), _inline(path)) for path in _grids(folder / "samples")],
@@ -47,11 +46,6 @@ def write_page(folder: Path) -> Path:
         panels=[(panel, Markup(curves.to_svg(panel))) for panel in panels],
         recipe=recipe,
     )
-    curves.save_png([panel for panel in panels if panel.group in ("loss", "terms")], folder / "loss.png")
-    # Replaced as a whole: whoever reloads during the run never sees half a page.
-    draft = folder / ".index.html"
-    draft.write_text(text, encoding="utf-8")
-    return draft.replace(folder / "index.html")
 
 
 def _facts(folder: Path, records: Sequence[dict[str, Any]], recipe: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +103,7 @@ def _inline(path: Path) -> str:
             picture.thumbnail((WIDTH, picture.height))
             picture.save(smaller, kind, quality=85)
             data = smaller.getvalue()
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return data_url(data, kind)
 
 
 def _duration(seconds: float) -> str:

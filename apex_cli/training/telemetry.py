@@ -55,6 +55,8 @@ class Telemetry:
 
 
 def _warnings(facts: dict[str, float]) -> Iterable[str]:
+    if "left_out" in facts:
+        yield f"{facts['left_out']:.0f} broken samples are left out; quarantine.jsonl names them."
     if facts.get("diversity", 1.0) < COLLAPSED * facts.get("teacher_diversity", 0.0):
         yield (
             f"seeds give nearly the same image (diversity {facts['diversity']:.3f}, teacher "

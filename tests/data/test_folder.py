@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ SIDE = 16
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
-def read(folder: Path, **config: str) -> FolderData:
+def read(folder: Path, **config: Any) -> FolderData:
     return FolderData(FolderConfig(path=str(folder), **config), resolution=SIDE)
 
 
@@ -168,23 +169,32 @@ def test_a_metadata_file(tmp_path, kind, column):
 def test_pictures_without_a_caption_are_named_and_counted(tmp_path):
     for number in range(5):
         put(tmp_path / f"{number}.png", caption=None if number else "   ")
-    assert "5 pictures in" in refusal(tmp_path)
-    assert refusal(tmp_path).endswith("without a caption: 0.png, 1.png, 2.png and 2 more.")
+    assert "5 of 5 samples in" in refusal(tmp_path)
+    first = "0.png: has an empty caption; 1.png: has no caption; 2.png: has no caption; and 2 more."
+    assert refusal(tmp_path).endswith(first)
     (tmp_path / "metadata.jsonl").write_text(
         "".join(json.dumps({"file_name": f"{number}.png", "text": "words"}) + "\n" for number in range(4))
     )
-    assert refusal(tmp_path).endswith(f"1 picture in '{tmp_path}' without a caption: 4.png.")
+    assert refusal(tmp_path).startswith(f"1 of 5 samples in '{tmp_path}' are broken (20.00%")
+    assert refusal(tmp_path).endswith("4.png: has no caption.")
+    assert read(tmp_path, max_broken=0.2).prompts([3, 4]) == ["words", ""]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"file_name": "a.png", "text": "x"}\n{"file_name": "z.png", "text": "x"}', "does not have: z.png"),
-        ('{"file_name": "a.png", "text": "x"}\n{"file_name": "a.png", "text": "y"}', "jsonl:2: 'a.png' for the second"),
+        (
+            '{"file_name": "a.png", "text": "x"}\n{"file_name": "z.png", "text": "x"}',
+            "z.png: stands in metadata.jsonl, but the folder",
+        ),
+        (
+            '{"file_name": "a.png", "text": "x"}\n{"file_name": "a.png", "text": "y"}',
+            "a.png: stands in metadata.jsonl for the second time (line 2)",
+        ),
         ('{"file_name": "a.png", "text": "x"}\n{"file_name"', "metadata.jsonl:2: not JSON"),
         ('["a.png", "x"]', "metadata.jsonl:1: not a JSON object"),
         ('{"image": "a.png", "text": "x"}', "metadata.jsonl:1: needs file_name"),
-        ('{"file_name": "a.png", "text": null}', "without a caption: a.png"),
+        ('{"file_name": "a.png", "text": null}', "a.png: has an empty caption"),
     ],
 )
 def test_mistakes_in_a_metadata_file(tmp_path, text, words):
@@ -197,7 +207,7 @@ def test_captions_that_contradict_or_cannot_be_read(tmp_path):
     file = put(tmp_path / "a.png")
     assert "data.caption_column is set" in refusal(tmp_path, UsageError, caption_column="text")
     file.with_suffix(".txt").write_bytes("größer".encode("latin-1"))
-    assert "a.txt' is not text in UTF-8" in refusal(tmp_path)
+    assert "'a.txt', that is not text in UTF-8" in refusal(tmp_path)
     (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"x"y\n')
     assert "metadata.csv:2" in refusal(tmp_path)
     (tmp_path / "metadata.jsonl").touch()

@@ -141,7 +141,9 @@ def test_idle_encoders_are_those_that_no_step_asks(tmp_path):
     model, data = kind(kind.Config(tiny=TINY)), ShapesData(ShapesConfig(size=8))
 
     def idle(needs: Needs, config: TrainConfig) -> list:
-        return Inputs(model, data, needs, Parts(model, needs, config, None), config, Accelerator(cpu=True), {}).encoders
+        return Inputs(
+            model, data, needs, Parts(model, needs, config, None), config, Accelerator(cpu=True), {}, Path()
+        ).encoders
 
     plain = TrainConfig(steps=1)
     assert idle(Needs(), plain) == [model.text_encoder, model.autoencoder]

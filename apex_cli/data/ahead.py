@@ -1,0 +1,26 @@
+"""Work in threads, a few items ahead of who takes the results: any number of items in the memory of a few."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+WINDOW = 32
+"""Most items that are worked on or wait to be taken."""
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`map(function, items)`, in order."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor() as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) == WINDOW:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
