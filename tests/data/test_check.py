@@ -22,8 +22,10 @@ from apex_cli.data.checks.samples import Sample
 from apex_cli.data.checks.seen import look
 from apex_cli.data.places import Place
 from apex_cli.data.shapes import ShapesConfig, ShapesData
-from apex_cli.data.synth import SynthConfig, synthesise
+from apex_cli.data.synth import synthesise
+from apex_cli.drafts import Flag
 from apex_cli.errors import DataError, UsageError
+from apex_cli.recipe import load_synth
 
 
 def put(folder: Path, name: str, image: Image.Image, caption: str, **save: object) -> None:
@@ -177,7 +179,8 @@ def test_memory_is_that_of_a_few_samples(tmp_path, monkeypatch):
 def test_a_set_of_synth_data_is_whole_and_its_damage_is_found(tmp_path):
     teacher, out = build.load_model("assets:shapes_teacher"), tmp_path / "out"
     prompts = ["a red cube", "two blue rings", "a star"]
-    order = build.order(teacher, teacher.sample.with_nfe(1), SynthConfig(shard_size=2), prompts)
+    small = load_synth(None, [Flag("--set", "synth.shard_size", 2)])
+    order = build.order(small, teacher, teacher.sample.with_nfe(1), prompts)
     for _ in synthesise(order, tmp_path / "set"):
         pass
     found = check(tmp_path / "set", out)
