@@ -19,9 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_back
 
 from apex_cli.flow.condition import Cond
 from apex_cli.objectives.base import Batch, Nets, Objective
+from apex_cli.objectives.fm import FlowMatching, FlowMatchingConfig
 from apex_cli.training import lora
-from apex_cli.training.live import Live
+from apex_cli.training.live import Live, activations, peak
 from apex_cli.training.parts import Parts
+from apex_cli.training.repeats import Count, Repeats
 from apex_cli.training.settings import TrainConfig
 
 aten = torch.ops.aten
@@ -92,7 +94,8 @@ class Bench:
     def __init__(self, backbone: Any, objective: Objective, config: TrainConfig, prompts: Sequence[str], size: int):
         """`backbone` lies on the meta device; `prompts` (none for pixels) and `size`: the rows of one micro-batch."""
         self.backbone, self.config, self.prompts, self.size = backbone, config, list(prompts), size
-        self.parts = Parts(backbone, objective.needs, config, objective.modules)
+        with torch.device("meta"):
+            self.parts = Parts(backbone, objective.needs, config, objective.modules)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.modules = {"transformer": backbone.network}
         for name, attribute in {"text_encoder": "text_encoder", "vae": "autoencoder"}.items():
@@ -106,11 +109,18 @@ class Bench:
                 for part in module.modules():
                     if hasattr(part, "tie_weights"):
                         part.tie_weights()  # undone by to_empty
+        self.repeats = Repeats(backbone.network, self.parts.recompute.of)
+        self.conds: dict[tuple[str, ...], Cond] = {}
+        self.forwards: dict[str, int] = {}
 
     def cond(self, prompts: list[str]) -> Cond:
-        """Embeddings of `prompts`; with a gradient where the text encoder is trained."""
-        with torch.set_grad_enabled("text_encoder" in self.parts.modules):
+        """Embeddings of `prompts`; with a gradient, and anew each time, where the text encoder is trained."""
+        if "text_encoder" in self.parts.modules:
             return self.backbone.encode_prompts(prompts)
+        if (key := tuple(prompts)) not in self.conds:
+            with torch.no_grad():
+                self.conds[key] = self.backbone.encode_prompts(prompts)
+        return self.conds[key]
 
     def batch(self, objective: Objective) -> Batch:
         if objective.needs.inputs == "pixels":
@@ -124,10 +134,29 @@ class Bench:
         return Batch(torch.empty(self.size, *self.backbone.latent_shape), self.cond(self.prompts), uncond)
 
     def cost(self, objective: Objective, accumulate: bool = False) -> StepCost:
-        """Runs forward and backward once; with `accumulate`, gradients are there before.
+        """Runs forward and backward, of a shallow network where blocks repeat; with `accumulate`, gradients are there
+        before.
 
         Embeddings of a frozen text encoder are given, as the loop has them, and not part of the step.
         """
+        self.forward(objective)  # what networks keep from their first forward on, such as rotary tables, is no part
+        asked: list[Evaluations] = []
+        found = self.repeats.count(lambda: self._count(objective, accumulate, asked))
+        before = sum(value.nbytes for value in self.parts.named.values()) if accumulate else 0
+        flops = {name: round(value) for name, value in found.numbers.items()}
+        return StepCost(flops, asked[-1], activations(found.course), before + peak(found.course))
+
+    def plain(self) -> StepCost:
+        """A step of plain flow matching; its one graph is checkpointed like the objective's first."""
+        recompute = self.parts.recompute
+        shares, recompute.shares = recompute.shares, recompute.shares[:1]
+        try:
+            return self.cost(FlowMatching(FlowMatchingConfig()))
+        finally:
+            recompute.shares = shares
+
+    def _count(self, objective: Objective, accumulate: bool, asked: list[Evaluations]) -> Count:
+        """One forward and backward of the network as it stands."""
         drawn = objective.draw((self.size, *self.backbone.latent_shape), torch.Generator().manual_seed(0))
         values = list(self.parts.named.values())
         counter, log = Flops(), _Log(self)
@@ -137,17 +166,17 @@ class Bench:
             for value in values:
                 value.grad = torch.empty_like(value) if accumulate else None
             live = Live(values)
-            with live.watching(), counter:
+            with self.repeats.watched(live), live.watching(), counter:
                 log.counter = counter
                 batch = self.batch(objective) if given is None else _gathered(given)
-                with self._autocast():
+                with self._autocast(), self.parts.recompute.step():
                     loss = objective.loss(log.nets(objective), batch, draws)
                 forwards = counter.get_total_flops()
                 loss.total.backward()
                 everything = counter.get_total_flops()
-            others = {"other forwards": forwards - sum(log.flops.values()), "backward": everything - forwards}
-            before = sum(value.nbytes for value in values) if accumulate else 0
-            return StepCost(log.flops | others, log.evaluations(), live.activations, before + live.peak)
+        asked.append(log.evaluations())
+        others = {"other forwards": forwards - sum(log.flops.values()), "backward": everything - forwards}
+        return Count(log.flops | others, live.course)
 
     def prompt(self) -> tuple[int, int]:
         """(L of the micro-batch's prompt embeddings, bytes of one that is kept)."""
@@ -164,6 +193,12 @@ class Bench:
 
     def forward(self, objective: Objective) -> int:
         """FLOPs of F, one forward of what `objective` trains, without adapters."""
+        if (trains := objective.needs.trains) not in self.forwards:
+            found = self.repeats.count(lambda: Count({"F": self._forward(objective)}))
+            self.forwards[trains] = round(found.numbers["F"])
+        return self.forwards[trains]
+
+    def _forward(self, objective: Objective) -> int:
         counter = Flops()
         with self.mode, torch.no_grad():
             batch = self.batch(objective)

@@ -155,7 +155,7 @@ class Trainer:
         ):
             batch = self.inputs.batch(rows[micro].tolist())
             own = {key: value[micro].to(accelerator.device) for key, value in draws.items()}
-            with accelerator.autocast():
+            with accelerator.autocast(), self.parts.recompute.step():
                 loss = self.objective.loss(self.nets, batch, own)
             self._check(loss, batch)
             share = len(batch) * accelerator.num_processes / config.batch

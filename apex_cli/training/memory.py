@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import nn
 
+from apex_cli.backbones.blocks import blocks
 from apex_cli.objectives.base import Objective
 from apex_cli.training.cost import Bench, StepCost
-from apex_cli.training.sharding import blocks
 
 LATENT = 4
 """Bytes of a number in latents."""
@@ -71,7 +71,7 @@ class Sharded:
         sizes = [parameter_bytes(block) for block in blocks(network)]
         largest, outside = max(sizes), weights + adapters - sum(sizes)
         once = largest + outside
-        in_bf16 = config.precision == "bf16" and not config.gradient_checkpointing
+        in_bf16 = config.precision == "bf16" and min(config.recomputed) < 1
         self.gathered = once * (1 if lora else 2) + (weights // 2 if in_bf16 else 0)
         """A block at a time and what is in none, with their gradients; autocast's copies of all until the backward."""
 

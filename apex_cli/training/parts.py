@@ -11,6 +11,7 @@ from torch import nn
 from apex_cli.errors import UsageError
 from apex_cli.objectives.base import Needs
 from apex_cli.training import lora, sharding
+from apex_cli.training.recompute import Recompute
 from apex_cli.training.settings import TrainConfig
 
 
@@ -43,8 +44,10 @@ class Parts:
         for name, value in self.named.items():
             if name.startswith(backbone.unused):
                 value.requires_grad_(False)
-        if config.gradient_checkpointing:
-            backbone.network.enable_gradient_checkpointing()
+        if needs.trains != "transformer" and any(config.recomputed):
+            raise UsageError(f"This objective trains the {needs.trains}; only a transformer can be checkpointed.",
+                             "Set train.gradient_checkpointing = 0.")  # fmt: skip
+        self.recompute = Recompute(backbone.network, config.recomputed)
         self.hollow: nn.Module | None = None
         """The transformer without weights, where a full run has them in shards."""
 

@@ -15,7 +15,6 @@ import torch
 
 from apex_cli.errors import UsageError
 from apex_cli.objectives.base import Objective
-from apex_cli.objectives.fm import FlowMatching, FlowMatchingConfig
 from apex_cli.training.cost import Bench, Evaluations, StepCost
 from apex_cli.training.gpus import Gpu
 from apex_cli.training.memory import Memory, latent_bytes, module_bytes, of_run, trained_bytes
@@ -115,7 +114,7 @@ def make(
     bench = Bench(backbone, objective, config, [] if inputs == "pixels" else data.prompts(rows), size)
     tokens, kept = (0, 0) if inputs == "pixels" else bench.prompt()
     cost = bench.cost(objective, accumulate=len(slices) > 1)
-    plain = bench.cost(FlowMatching(FlowMatchingConfig())) if inputs == "latents" else None
+    plain = bench.plain() if inputs == "latents" else None
     compute = _compute(cost, plain, bench.forward(objective), config.batch, size)
     on_gpu = gpu is not None or torch.accelerator.is_available()
     return Plan(
@@ -204,7 +203,7 @@ def matmul_rate(dtype: torch.dtype, seconds: float = 0.3, side: int = 1024) -> f
 
 def _assumptions(config: TrainConfig, mfu: float, gpu: Gpu | None) -> tuple[str, ...]:
     rate = "matrix-product rate measured on this machine just now" if gpu is None else f"peak of {gpu.name}"
-    checkpointing = ", with what gradient checkpointing computes again" if config.gradient_checkpointing else ""
+    checkpointing = ", with what gradient checkpointing computes again" if any(config.recomputed) else ""
     return (
         f"time: a step reaches {mfu:.0%} of the {rate}",
         "time: sample grids, encoding, saving and telemetry come on top",

@@ -10,9 +10,9 @@ import torch
 from tiny_runs import own_cache  # noqa: F401
 
 from apex_cli import registry
+from apex_cli.backbones.blocks import blocks
 from apex_cli.flow.condition import Cond
 from apex_cli.flow.condition_shift import ConditionShift, ConditionShiftConfig
-from apex_cli.training.sharding import blocks
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 

@@ -15,7 +15,7 @@ from apex_cli import build, recipe
 from apex_cli.errors import SetupError, UsageError
 from apex_cli.training.cost import FORMULAS, Flops
 from apex_cli.training.gpus import GPUS
-from apex_cli.training.live import Live
+from apex_cli.training.live import Live, peak
 from apex_cli.training.parts import Parts
 from apex_cli.worlds.shapes.questions import ANSWERS
 
@@ -101,7 +101,7 @@ def test_checkpointing_and_bf16_save_memory(planned):
     """Checkpointing recomputes one forward; it needs several blocks to save anything."""
     deep = {"tiny": TINY | {"layers": 4}}
     plain = planned(backbone=deep)[1]
-    checkpointed = planned(backbone=deep, train={**recipe_train(), "gradient_checkpointing": True})[1]
+    checkpointed = planned(backbone=deep, train={**recipe_train(), "gradient_checkpointing": 1.0})[1]
     half = planned(backbone=deep, train={**recipe_train(), "precision": "bf16"})[1]
     assert checkpointed.memory.parts["activations"] < 0.6 * plain.memory.parts["activations"]
     assert 1.2 < checkpointed.compute.step / plain.compute.step < 1.4
@@ -225,7 +225,7 @@ def test_counting_keeps_nothing_alive():
             for block in blocks:
                 x = checkpoint(block, x, use_reentrant=False)
             x.sum().backward()
-        return live.peak
+        return peak(live.course)
 
     counter = Flops()
     assert step(counter) == step(nullcontext())
