@@ -169,7 +169,10 @@ def ready(path: str | Path) -> Model:
     """`load_model` on the device that draws: an accelerator where there is one."""
     import torch
 
+    from apex_cli.backbones import compact
+
     model = load_model(path)
+    compact.compress(model.backbone)
     if device := torch.accelerator.current_accelerator(check_available=True):
         model.backbone.to(device)
     return model

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
+from apex_cli.backbones.compact import compact_layers
 from apex_cli.flow.condition import Cond
 from apex_cli.objectives.base import Batch, Nets, Objective
 from apex_cli.objectives.fm import FlowMatching, FlowMatchingConfig
@@ -69,6 +70,8 @@ class Evaluations:
     with_gradient: float = 0
     without_gradient: float = 0
     calls: int = 0
+    graphs: int = 0
+    """Forwards with gradient in each micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ class Bench:
                 for part in module.modules():
                     if hasattr(part, "tie_weights"):
                         part.tie_weights()  # undone by to_empty
+            for layer in compact_layers(backbone.network):
+                layer.away = tuple(torch.empty_like(value, device="cpu") for value in layer.away)
         self.repeats = Repeats(backbone.network, self.parts.recompute.of)
         self.conds: dict[tuple[str, ...], Cond] = {}
         self.forwards: dict[str, int] = {}
@@ -231,7 +236,7 @@ class _Log:
         self.counter: FlopCounterMode | None = None
         self.rows = {True: 0, False: 0}
         self.flops = {"forwards with gradient": 0, "forwards without gradient": 0}
-        self.calls = 0
+        self.calls = self.graphs = 0
 
     def nets(self, objective: Objective) -> Nets:
         backbone = self.bench.backbone
@@ -244,6 +249,7 @@ class _Log:
         self.rows[gradient] += len(x_t)
         self.flops[f"forwards {'with' if gradient else 'without'} gradient"] += self._count() - before
         self.calls += 1
+        self.graphs += gradient
         return velocity
 
     def real(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -255,7 +261,7 @@ class _Log:
 
     def evaluations(self) -> Evaluations:
         size = self.bench.size
-        return Evaluations(self.rows[True] / size, self.rows[False] / size, self.calls)
+        return Evaluations(self.rows[True] / size, self.rows[False] / size, self.calls, self.graphs)
 
     def _count(self) -> int:
         return 0 if self.counter is None else self.counter.get_total_flops()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from apex_cli.backbones.compact import numel
 from apex_cli.errors import UsageError
 from apex_cli.objectives.base import Objective
 from apex_cli.training.cost import Bench, Evaluations, StepCost
@@ -136,7 +137,7 @@ def _compute(cost: StepCost, plain: StepCost | None, forward: int, batch: int, s
 
 
 def _parameters(bench: Bench) -> Parameters:
-    total = {name: sum(p.numel() for p in module.parameters()) for name, module in bench.modules.items()}
+    total = {name: numel(module) for name, module in bench.modules.items()}
     return Parameters(total, tuple(bench.parts.modules), sum(p.numel() for p in bench.parts.named.values()))
 
 
@@ -209,6 +210,7 @@ def _assumptions(config: TrainConfig, mfu: float, gpu: Gpu | None) -> tuple[str,
         "time: sample grids, encoding, saving and telemetry come on top",
         "memory: frozen encoders lie in the machine's memory while steps run; under FSDP, a block at a time is whole",
         "memory: what kernels and the allocator take for themselves, telemetry and the drawing of grids come on top",
+        *(("memory: counted without torch.compile, which keeps less",) if config.compile else ()),
         f"FLOPs: matrix products, convolutions and attention{checkpointing}; not those of a frozen text encoder",
         "prompts: as long as the longest of the first micro-batch",
     )

@@ -106,6 +106,11 @@ def test_checkpointing_and_bf16_save_memory(planned):
     assert checkpointed.memory.parts["activations"] < 0.6 * plain.memory.parts["activations"]
     assert 1.2 < checkpointed.compute.step / plain.compute.step < 1.4
     assert checkpointed.compute.times_fm == 1
+    some = planned(backbone=deep, train={**recipe_train(), "gradient_checkpointing": 0.5})[1]
+    half_way = (plain.compute.step + checkpointed.compute.step) / 2
+    assert some.compute.step == pytest.approx(half_way, rel=1e-3)
+    kept = [made.memory.parts["activations"] for made in (checkpointed, some, plain)]
+    assert kept == sorted(kept) and len(set(kept)) == 3
     assert half.memory.parts["activations"] < plain.memory.parts["activations"]
     assert half.compute.step == plain.compute.step
 
@@ -255,7 +260,9 @@ def test_the_command_tells_and_trains_nothing(tmp_path, capsys, monkeypatch):
     told = json.loads(capsys.readouterr().out)
     assert told["duration"]["mfu"] == 0.5
     assert told["recipe"]["objective"]["lambda_g"] == 0
-    assert told["compute"]["evaluations"] == {"with_gradient": 2, "without_gradient": 1, "calls": 3}
+    assert told["compute"]["evaluations"] == {
+        "with_gradient": 2, "without_gradient": 1, "calls": 3, "graphs": 2,
+    }  # fmt: skip
     assert apex("train", file, "--plan", "--gpus", 4, "--gpu", "rtx4090-24gb") == 0
     out = capsys.readouterr().out
     assert "ESTIMATE" in out
