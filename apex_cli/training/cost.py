@@ -8,13 +8,14 @@ matrix products, convolutions and attention (a multiply-add counts two), by torc
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
 from apex_cli.backbones.compact import compact_layers
@@ -51,16 +52,21 @@ FORMULAS = {
 """What torch's counter lacks or gets wrong."""
 
 
-class _NoModules(nullcontext):
-    parents = ("Global",)
-
-
-class Flops(FlopCounterMode):
-    """torch's counter without its sums by module: their hooks keep alive what gradient checkpointing would free."""
+class Flops(TorchDispatchMode):
+    """torch's formulas without its counter's sums by module, whose hooks keep alive what gradient checkpointing would
+    free, and without its search for decompositions: an operation that arrives here under autograd has none left."""
 
     def __init__(self) -> None:
-        super().__init__(display=False, custom_mapping=FORMULAS)
-        self.mod_tracker: Any = _NoModules()
+        super().__init__()
+        self.formulas = FlopCounterMode(display=False, custom_mapping=FORMULAS).flop_registry
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if formula := self.formulas.get(func._overloadpacket):
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out
 
 
 @dataclass(frozen=True)
@@ -151,17 +157,18 @@ class Bench:
         flops = {name: round(value) for name, value in found.numbers.items()}
         return StepCost(flops, asked[-1], activations(found.course), before + peak(found.course))
 
-    def plain(self) -> StepCost:
-        """A step of plain flow matching; its one graph is checkpointed like the objective's first."""
-        recompute = self.parts.recompute
+    def plain(self) -> int:
+        """FLOPs of a step of plain flow matching; its one graph is checkpointed like the objective's first."""
+        recompute, objective = self.parts.recompute, FlowMatching(FlowMatchingConfig())
         shares, recompute.shares = recompute.shares, recompute.shares[:1]
         try:
-            return self.cost(FlowMatching(FlowMatchingConfig()))
+            found = self.repeats.count(lambda: self._count(objective, False, [], memory=False))
         finally:
             recompute.shares = shares
+        return round(sum(found.numbers.values()))
 
-    def _count(self, objective: Objective, accumulate: bool, asked: list[Evaluations]) -> Count:
-        """One forward and backward of the network as it stands."""
+    def _count(self, objective: Objective, accumulate: bool, asked: list[Evaluations], memory: bool = True) -> Count:
+        """One forward and backward of the network as it stands; without `memory`, FLOPs only, in less time."""
         drawn = objective.draw((self.size, *self.backbone.latent_shape), torch.Generator().manual_seed(0))
         values = list(self.parts.named.values())
         counter, log = Flops(), _Log(self)
@@ -171,14 +178,18 @@ class Bench:
             for value in values:
                 value.grad = torch.empty_like(value) if accumulate else None
             live = Live(values)
-            with self.repeats.watched(live), live.watching(), counter:
+            with ExitStack() as stack:
+                if memory:
+                    stack.enter_context(self.repeats.watched(live))
+                    stack.enter_context(live.watching())
+                stack.enter_context(counter)
                 log.counter = counter
                 batch = self.batch(objective) if given is None else _gathered(given)
                 with self._autocast(), self.parts.recompute.step():
                     loss = objective.loss(log.nets(objective), batch, draws)
-                forwards = counter.get_total_flops()
+                forwards = counter.total
                 loss.total.backward()
-                everything = counter.get_total_flops()
+                everything = counter.total
         asked.append(log.evaluations())
         others = {"other forwards": forwards - sum(log.flops.values()), "backward": everything - forwards}
         return Count(log.flops | others, live.course)
@@ -215,7 +226,7 @@ class Bench:
                 else:
                     with lora.disabled(self.backbone.network) if self.parts.lora else nullcontext():
                         self.backbone.velocity(batch.x, torch.rand(self.size), batch.cond)
-        return counter.get_total_flops()
+        return counter.total
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
@@ -233,7 +244,7 @@ class _Log:
 
     def __init__(self, bench: Bench):
         self.bench = bench
-        self.counter: FlopCounterMode | None = None
+        self.counter: Flops | None = None
         self.rows = {True: 0, False: 0}
         self.flops = {"forwards with gradient": 0, "forwards without gradient": 0}
         self.calls = self.graphs = 0
@@ -264,4 +275,4 @@ class _Log:
         return Evaluations(self.rows[True] / size, self.rows[False] / size, self.calls, self.graphs)
 
     def _count(self) -> int:
-        return 0 if self.counter is None else self.counter.get_total_flops()
+        return 0 if self.counter is None else self.counter.total

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 Course = dict[tuple[Hashable, int], list[tuple[int, int]]]
@@ -51,6 +50,8 @@ class Live(TorchDispatchMode):
         self.visits[place] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # a fake tensor asks for each of its uses
+            return func(*args)
         for tensor in _tensors((args, kwargs)):
             self._meet(tensor, 0)  # older than this mode, unless known
         out = func(*args, **(kwargs or {}))
@@ -94,4 +95,11 @@ class Live(TorchDispatchMode):
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
-    return (value for value in tree_leaves(values) if isinstance(value, torch.Tensor))
+    """Those in the arguments or answers of an operation; called twice for each, so quicker than a general tree."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)
+    elif isinstance(values, dict):
+        yield from _tensors(list(values.values()))

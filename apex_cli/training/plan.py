@@ -130,9 +130,9 @@ def make(
     )
 
 
-def _compute(cost: StepCost, plain: StepCost | None, forward: int, batch: int, size: int) -> Compute:
+def _compute(cost: StepCost, plain: int | None, forward: int, batch: int, size: int) -> Compute:
     units = {name: flops / forward for name, flops in cost.flops.items()}
-    ratio = None if plain is None else cost.total / plain.total
+    ratio = None if plain is None else cost.total / plain
     return Compute(round(cost.total * batch / size), cost.total / size, units, ratio, cost.evaluations)
 
 
