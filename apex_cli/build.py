@@ -180,6 +180,9 @@ def ready(path: str | Path) -> Model:
 def _placed(model: Model) -> Model:
     import torch
 
+    from apex_cli.backbones import compact
+
+    compact.compress(model.backbone)
     if device := torch.accelerator.current_accelerator(check_available=True):
         model.backbone.to(device)
     return model

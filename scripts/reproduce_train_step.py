@@ -125,7 +125,7 @@ def objective(kind: str, model: Headless) -> Any:
 def config(size: Size, micro_batch: int, checkpointing: bool) -> TrainConfig:
     return TrainConfig(
         steps=10**6, batch=micro_batch, tuning="lora", lora=LoraSettings(rank=size.rank), precision="bf16",
-        gradient_checkpointing=checkpointing, telemetry_every=10**6,
+        gradient_checkpointing=float(checkpointing), telemetry_every=10**6,
     )  # fmt: skip
 
 

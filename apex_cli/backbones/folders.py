@@ -64,9 +64,10 @@ def cast(pipeline: Any, dtype: str) -> Any:
 
 
 def _torch_dtype(name: str) -> Any:
+    """What weights are loaded in; compact.py packs some of them further."""
     import torch
 
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    return torch.float32 if name == "fp32" else torch.bfloat16
 
 
 def load(path: str, pipeline_class: str, dtype: str = "fp32"):

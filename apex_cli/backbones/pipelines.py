@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from apex_cli.backbones import folders
+from apex_cli.backbones import compact, folders
 from apex_cli.config import Section
 from apex_cli.errors import UsageError
 from apex_cli.flow.condition import Cond
@@ -30,8 +30,11 @@ class PipelineConfig(Section):
     """Pixels of a side of the square images."""
     max_tokens: int = Field(default=300, gt=0)
     """Prompt length kept, as `max_sequence_length` of the stock pipeline."""
-    dtype: Literal["fp32", "bf16"] = "fp32"
-    """Format of the weights; the autoencoder stays in fp32. bf16 is for a frozen base under LoRA, and for sampling."""
+    dtype: Literal["fp32", "bf16", "fp8", "nf4"] = "fp32"
+    """Format of the weights; the autoencoder stays in fp32. All but fp32 are for a frozen base under LoRA, and for
+    sampling. fp8 and nf4 are for the linear layers of the transformer's blocks; the rest is in bf16 then."""
+    offload: bool = False
+    """Keep those layers in the machine's memory; each comes to the accelerator when it computes."""
 
 
 class PipelineBackbone:
@@ -52,6 +55,8 @@ class PipelineBackbone:
     def __init__(self, config: Any):
         self.config = config
         folders.silence()
+        real = torch.get_default_device().type != "meta"
+        compact.check(config.dtype if real else "")
         if config.path:
             self.pipeline = folders.load(config.path, self.pipeline_class, config.dtype)
         else:
@@ -63,6 +68,8 @@ class PipelineBackbone:
         self.network: Any = self.pipeline.transformer
         self.autoencoder: Any = self.pipeline.vae
         self.text_encoder: Any = self.pipeline.text_encoder
+        if real and config.dtype in compact.FORMATS:
+            compact.round_weights(self.network, config.dtype)
         self._measure()
 
     @staticmethod

@@ -74,6 +74,7 @@ def _compute(compute: Compute) -> list[tuple[str, str]]:
         ("together, in forwards F", f"{sum(compute.in_forwards.values()):.2f}"),
         ("evaluations with gradient", f"{asked.with_gradient:g}"),
         ("evaluations without gradient", f"{asked.without_gradient:g}"),
+        ("graphs of a micro-batch", str(asked.graphs)),
     ]
     return rows if compute.times_fm is None else [*rows, ("times plain flow matching", f"{compute.times_fm:.3f}")]
 

@@ -8,20 +8,24 @@ matrix products, convolutions and attention (a multiply-add counts two), by torc
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
+from apex_cli.backbones.compact import compact_layers
 from apex_cli.flow.condition import Cond
 from apex_cli.objectives.base import Batch, Nets, Objective
+from apex_cli.objectives.fm import FlowMatching, FlowMatchingConfig
 from apex_cli.training import lora
-from apex_cli.training.live import Live
+from apex_cli.training.live import Live, activations, peak
 from apex_cli.training.parts import Parts
+from apex_cli.training.repeats import Count, Repeats
 from apex_cli.training.settings import TrainConfig
 
 aten = torch.ops.aten
@@ -48,16 +52,21 @@ FORMULAS = {
 """What torch's counter lacks or gets wrong."""
 
 
-class _NoModules(nullcontext):
-    parents = ("Global",)
-
-
-class Flops(FlopCounterMode):
-    """torch's counter without its sums by module: their hooks keep alive what gradient checkpointing would free."""
+class Flops(TorchDispatchMode):
+    """torch's formulas without its counter's sums by module, whose hooks keep alive what gradient checkpointing would
+    free, and without its search for decompositions: an operation that arrives here under autograd has none left."""
 
     def __init__(self) -> None:
-        super().__init__(display=False, custom_mapping=FORMULAS)
-        self.mod_tracker: Any = _NoModules()
+        super().__init__()
+        self.formulas = FlopCounterMode(display=False, custom_mapping=FORMULAS).flop_registry
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if formula := self.formulas.get(func._overloadpacket):
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,8 @@ class Evaluations:
     with_gradient: float = 0
     without_gradient: float = 0
     calls: int = 0
+    graphs: int = 0
+    """Forwards with gradient in each micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,8 @@ class Bench:
     def __init__(self, backbone: Any, objective: Objective, config: TrainConfig, prompts: Sequence[str], size: int):
         """`backbone` lies on the meta device; `prompts` (none for pixels) and `size`: the rows of one micro-batch."""
         self.backbone, self.config, self.prompts, self.size = backbone, config, list(prompts), size
-        self.parts = Parts(backbone, objective.needs, config, objective.modules)
+        with torch.device("meta"):
+            self.parts = Parts(backbone, objective.needs, config, objective.modules)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.modules = {"transformer": backbone.network}
         for name, attribute in {"text_encoder": "text_encoder", "vae": "autoencoder"}.items():
@@ -106,11 +118,20 @@ class Bench:
                 for part in module.modules():
                     if hasattr(part, "tie_weights"):
                         part.tie_weights()  # undone by to_empty
+            for layer in compact_layers(backbone.network):
+                layer.away = tuple(torch.empty_like(value, device="cpu") for value in layer.away)
+        self.repeats = Repeats(backbone.network, self.parts.recompute.of)
+        self.conds: dict[tuple[str, ...], Cond] = {}
+        self.forwards: dict[str, int] = {}
 
     def cond(self, prompts: list[str]) -> Cond:
-        """Embeddings of `prompts`; with a gradient where the text encoder is trained."""
-        with torch.set_grad_enabled("text_encoder" in self.parts.modules):
+        """Embeddings of `prompts`; with a gradient, and anew each time, where the text encoder is trained."""
+        if "text_encoder" in self.parts.modules:
             return self.backbone.encode_prompts(prompts)
+        if (key := tuple(prompts)) not in self.conds:
+            with torch.no_grad():
+                self.conds[key] = self.backbone.encode_prompts(prompts)
+        return self.conds[key]
 
     def batch(self, objective: Objective) -> Batch:
         if objective.needs.inputs == "pixels":
@@ -124,10 +145,30 @@ class Bench:
         return Batch(torch.empty(self.size, *self.backbone.latent_shape), self.cond(self.prompts), uncond)
 
     def cost(self, objective: Objective, accumulate: bool = False) -> StepCost:
-        """Runs forward and backward once; with `accumulate`, gradients are there before.
+        """Runs forward and backward, of a shallow network where blocks repeat; with `accumulate`, gradients are there
+        before.
 
         Embeddings of a frozen text encoder are given, as the loop has them, and not part of the step.
         """
+        self.forward(objective)  # what networks keep from their first forward on, such as rotary tables, is no part
+        asked: list[Evaluations] = []
+        found = self.repeats.count(lambda: self._count(objective, accumulate, asked))
+        before = sum(value.nbytes for value in self.parts.named.values()) if accumulate else 0
+        flops = {name: round(value) for name, value in found.numbers.items()}
+        return StepCost(flops, asked[-1], activations(found.course), before + peak(found.course))
+
+    def plain(self) -> int:
+        """FLOPs of a step of plain flow matching; its one graph is checkpointed like the objective's first."""
+        recompute, objective = self.parts.recompute, FlowMatching(FlowMatchingConfig())
+        shares, recompute.shares = recompute.shares, recompute.shares[:1]
+        try:
+            found = self.repeats.count(lambda: self._count(objective, False, [], memory=False))
+        finally:
+            recompute.shares = shares
+        return round(sum(found.numbers.values()))
+
+    def _count(self, objective: Objective, accumulate: bool, asked: list[Evaluations], memory: bool = True) -> Count:
+        """One forward and backward of the network as it stands; without `memory`, FLOPs only, in less time."""
         drawn = objective.draw((self.size, *self.backbone.latent_shape), torch.Generator().manual_seed(0))
         values = list(self.parts.named.values())
         counter, log = Flops(), _Log(self)
@@ -137,17 +178,21 @@ class Bench:
             for value in values:
                 value.grad = torch.empty_like(value) if accumulate else None
             live = Live(values)
-            with live.watching(), counter:
+            with ExitStack() as stack:
+                if memory:
+                    stack.enter_context(self.repeats.watched(live))
+                    stack.enter_context(live.watching())
+                stack.enter_context(counter)
                 log.counter = counter
                 batch = self.batch(objective) if given is None else _gathered(given)
-                with self._autocast():
+                with self._autocast(), self.parts.recompute.step():
                     loss = objective.loss(log.nets(objective), batch, draws)
-                forwards = counter.get_total_flops()
+                forwards = counter.total
                 loss.total.backward()
-                everything = counter.get_total_flops()
-            others = {"other forwards": forwards - sum(log.flops.values()), "backward": everything - forwards}
-            before = sum(value.nbytes for value in values) if accumulate else 0
-            return StepCost(log.flops | others, log.evaluations(), live.activations, before + live.peak)
+                everything = counter.total
+        asked.append(log.evaluations())
+        others = {"other forwards": forwards - sum(log.flops.values()), "backward": everything - forwards}
+        return Count(log.flops | others, live.course)
 
     def prompt(self) -> tuple[int, int]:
         """(L of the micro-batch's prompt embeddings, bytes of one that is kept)."""
@@ -164,6 +209,12 @@ class Bench:
 
     def forward(self, objective: Objective) -> int:
         """FLOPs of F, one forward of what `objective` trains, without adapters."""
+        if (trains := objective.needs.trains) not in self.forwards:
+            found = self.repeats.count(lambda: Count({"F": self._forward(objective)}))
+            self.forwards[trains] = round(found.numbers["F"])
+        return self.forwards[trains]
+
+    def _forward(self, objective: Objective) -> int:
         counter = Flops()
         with self.mode, torch.no_grad():
             batch = self.batch(objective)
@@ -175,7 +226,7 @@ class Bench:
                 else:
                     with lora.disabled(self.backbone.network) if self.parts.lora else nullcontext():
                         self.backbone.velocity(batch.x, torch.rand(self.size), batch.cond)
-        return counter.get_total_flops()
+        return counter.total
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
@@ -193,10 +244,10 @@ class _Log:
 
     def __init__(self, bench: Bench):
         self.bench = bench
-        self.counter: FlopCounterMode | None = None
+        self.counter: Flops | None = None
         self.rows = {True: 0, False: 0}
         self.flops = {"forwards with gradient": 0, "forwards without gradient": 0}
-        self.calls = 0
+        self.calls = self.graphs = 0
 
     def nets(self, objective: Objective) -> Nets:
         backbone = self.bench.backbone
@@ -209,6 +260,7 @@ class _Log:
         self.rows[gradient] += len(x_t)
         self.flops[f"forwards {'with' if gradient else 'without'} gradient"] += self._count() - before
         self.calls += 1
+        self.graphs += gradient
         return velocity
 
     def real(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -220,7 +272,7 @@ class _Log:
 
     def evaluations(self) -> Evaluations:
         size = self.bench.size
-        return Evaluations(self.rows[True] / size, self.rows[False] / size, self.calls)
+        return Evaluations(self.rows[True] / size, self.rows[False] / size, self.calls, self.graphs)
 
     def _count(self) -> int:
-        return 0 if self.counter is None else self.counter.get_total_flops()
+        return 0 if self.counter is None else self.counter.total

@@ -18,6 +18,8 @@ from apex_cli.training.plan import Plan
 from apex_cli.training.settings import TrainConfig
 
 LEAST_RANK = 4
+SHARES = (0.25, 0.5, 0.75)
+"""Of blocks that are computed again, where not all need be."""
 GB = 10**9
 Settings = dict[str, Any]
 Replan = Callable[[Sequence[str]], Plan]
@@ -66,8 +68,8 @@ def _ladder(train: TrainConfig, first: Plan, real: str | None, adapts: bool) -> 
     """Settings by pain: time, then the precision of a step, then the average, then what can be learned at all."""
     if first.geometry.micro_batch > 1:
         yield {"micro_batch": 1}
-    if not train.gradient_checkpointing:
-        yield {"gradient_checkpointing": True}
+    if adapts and "transformer" in first.parameters.trained and min(train.recomputed) < 1:
+        yield {"gradient_checkpointing": 1.0}
     if train.precision == "fp32":
         yield {"precision": "bf16"}
     if train.ema and real != "ema":
@@ -104,6 +106,8 @@ class _Search:
         for key in reversed(list(self.settings)):
             if key in ends:
                 self._grow(key, ends[key])
+            elif key == "gradient_checkpointing":
+                self._lighten(key, min(train.recomputed))
             elif key not in self.last:
                 self._drop(key)
 
@@ -114,8 +118,16 @@ class _Search:
                 return
         self._drop(key)
 
-    def _drop(self, key: str) -> None:
-        self._keep({name: value for name, value in self.settings.items() if name != key})
+    def _lighten(self, key: str, own: float) -> None:
+        """The smallest share of blocks that fits; `own`: the recipe's."""
+        if key not in self.last and self._drop(key):
+            return
+        for share in SHARES:
+            if share > own and self._keep(self.settings | {key: share}):
+                return
+
+    def _drop(self, key: str) -> bool:
+        return self._keep({name: value for name, value in self.settings.items() if name != key})
 
     def _keep(self, settings: Settings) -> bool:
         plan = self._try(settings)

@@ -8,32 +8,56 @@ takes for itself while it runs is not seen.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+
+Course = dict[tuple[Hashable, int], list[tuple[int, int]]]
+"""(bytes alive, those of them that are gradients) after each operation, by place and the number of its visit."""
+
+
+def peak(course: Course) -> int:
+    """The most bytes at once."""
+    return max((total for moments in course.values() for total, _ in moments), default=0)
+
+
+def activations(course: Course) -> int:
+    """The most bytes at once that are not gradients."""
+    return max((total - gradients for moments in course.values() for total, gradients in moments), default=0)
 
 
 class Live(TorchDispatchMode):
-    """`peak`: the most bytes at once; `activations`: the same without the gradients of `parameters`."""
+    """`course` tells gradients of `parameters` from everything else."""
 
     def __init__(self, parameters: Iterable[Tensor] = ()):
         super().__init__()
         self.parameters = list(parameters)
         self.storages: dict[int, tuple[weakref.ref, int]] = {}
-        self.total = self.gradients = self.peak = self.activations = 0
+        self.total = self.gradients = 0
+        self.course: Course = {}
+        self.visits: Counter[Hashable] = Counter()
+        self.mark(None)
+
+    def mark(self, place: Hashable) -> None:
+        """What comes now happens at `place`."""
+        self.moments = self.course[place, self.visits[place]] = []
+        self.visits[place] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # a fake tensor asks for each of its uses
+            return func(*args)
         for tensor in _tensors((args, kwargs)):
             self._meet(tensor, 0)  # older than this mode, unless known
         out = func(*args, **(kwargs or {}))
         for tensor in _tensors(out):
             self.add(tensor)
-        self._look()
+        self.moments.append((self.total, self.gradients))
         return out
 
     def add(self, tensor: Tensor) -> None:
@@ -69,10 +93,13 @@ class Live(TorchDispatchMode):
         if gradient is not None:
             self.gradients += self.storages[gradient.untyped_storage()._cdata][1]
 
-    def _look(self) -> None:
-        self.peak = max(self.peak, self.total)
-        self.activations = max(self.activations, self.total - self.gradients)
-
 
 def _tensors(values: Any) -> Iterator[Tensor]:
-    return (value for value in tree_leaves(values) if isinstance(value, torch.Tensor))
+    """Those in the arguments or answers of an operation; called twice for each, so quicker than a general tree."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)
+    elif isinstance(values, dict):
+        yield from _tensors(list(values.values()))

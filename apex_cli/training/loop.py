@@ -29,6 +29,7 @@ from apex_cli.generation import SampleConfig, generator
 from apex_cli.objectives.base import Batch, Loss, Nets, Objective
 from apex_cli.records import Metrics, Progress, StepRecord
 from apex_cli.training import checkpoint, lora, sharding
+from apex_cli.training.compiling import compile_blocks
 from apex_cli.training.inputs import Inputs
 from apex_cli.training.parts import Parts
 from apex_cli.training.schedule import micro_slices, rows_of_step
@@ -121,6 +122,9 @@ class Trainer:
         for module in copies:
             module.to(device)
             sharding.forget_forwards(module)
+        if self.config.compile:
+            for network in (self.backbone.network, *copies):
+                compile_blocks(network, device)
         if self.objective.modules is not None:
             self.objective.modules.to(device)
 
@@ -155,7 +159,7 @@ class Trainer:
         ):
             batch = self.inputs.batch(rows[micro].tolist())
             own = {key: value[micro].to(accelerator.device) for key, value in draws.items()}
-            with accelerator.autocast():
+            with accelerator.autocast(), self.parts.recompute.step():
                 loss = self.objective.loss(self.nets, batch, own)
             self._check(loss, batch)
             share = len(batch) * accelerator.num_processes / config.batch

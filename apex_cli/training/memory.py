@@ -14,9 +14,10 @@ from typing import Any
 
 from torch import nn
 
+from apex_cli.backbones.blocks import blocks
+from apex_cli.backbones.compact import away_bytes
 from apex_cli.objectives.base import Objective
 from apex_cli.training.cost import Bench, StepCost
-from apex_cli.training.sharding import blocks
 
 LATENT = 4
 """Bytes of a number in latents."""
@@ -45,6 +46,7 @@ def of_run(bench: Bench, objective: Objective, data: Any, cost: StepCost, ranks:
     if sharded is not None:
         frozen -= sharded.frozen * (ranks - 1) // ranks
         copied -= parameter_bytes(network) * (ranks - 1) // ranks if copied else 0
+    away = away_bytes(network)
     state = {
         "frozen weights": frozen,
         "trained weights": held - adapters,
@@ -52,9 +54,9 @@ def of_run(bench: Bench, objective: Objective, data: Any, cost: StepCost, ranks:
         "optimizer": 2 * held,
         "average": held if bench.config.ema else 0,
         "real network": copied,
-        "gathered weights": 0 if sharded is None else sharded.gathered,
+        "gathered weights": sharded.gathered if sharded is not None else max(away, default=0) if on_gpu else 0,
     }
-    host = {"idle encoders": idle, "latents": 0 if hasattr(data, "pixels") else latent_bytes(bench, data)}
+    host = {"idle encoders": idle, "offloaded weights": sum(away), "latents": 0 if hasattr(data, "pixels") else latent_bytes(bench, data)}
     step = cost.peak - (trained - held)
     update = held * (2 if ranks > 1 else 1)  # several ranks average one flat copy
     passing = max(step, update, idle) if on_gpu else max(step, update) + sum(host.values())
@@ -71,7 +73,7 @@ class Sharded:
         sizes = [parameter_bytes(block) for block in blocks(network)]
         largest, outside = max(sizes), weights + adapters - sum(sizes)
         once = largest + outside
-        in_bf16 = config.precision == "bf16" and not config.gradient_checkpointing
+        in_bf16 = config.precision == "bf16" and min(config.recomputed) < 1
         self.gathered = once * (1 if lora else 2) + (weights // 2 if in_bf16 else 0)
         """A block at a time and what is in none, with their gradients; autocast's copies of all until the backward."""
 

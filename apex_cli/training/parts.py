@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from apex_cli.backbones import compact
 from apex_cli.errors import UsageError
 from apex_cli.objectives.base import Needs
 from apex_cli.training import lora, sharding
+from apex_cli.training.recompute import Recompute
 from apex_cli.training.settings import TrainConfig
 
 
@@ -34,17 +36,25 @@ class Parts:
             raise UsageError("This backbone has not just one text encoder.", "Train its transformer.")
         if not self.lora and getattr(backbone.config, "dtype", "fp32") != "fp32":
             raise UsageError("Weights that are trained must be in fp32.", 'Set backbone.dtype = "fp32", or use LoRA.')
+        if not self.lora and getattr(backbone.config, "offload", False):
+            raise UsageError("backbone.offload is for frozen weights.", "Set it to false, or use LoRA.")
         self.extra = extra
         if self.lora:
             lora.add(backbone.network, config.lora, backbone.lora_targets, config.seed)
+            compact.compress(backbone)
+            if config.sharding == "fsdp" and any(compact.compact_layers(backbone.network)):
+                raise UsageError("Compact or offloaded weights cannot be sharded.",
+                                 'Set backbone.dtype = "bf16" and offload = false, or train.sharding = "none".')  # fmt: skip
         else:
             for module in self.modules.values():
                 module.requires_grad_(True)
         for name, value in self.named.items():
             if name.startswith(backbone.unused):
                 value.requires_grad_(False)
-        if config.gradient_checkpointing:
-            backbone.network.enable_gradient_checkpointing()
+        if needs.trains != "transformer" and any(config.recomputed):
+            raise UsageError(f"This objective trains the {needs.trains}; only a transformer can be checkpointed.",
+                             "Set train.gradient_checkpointing = 0.")  # fmt: skip
+        self.recompute = Recompute(backbone.network, config.recomputed)
         self.hollow: nn.Module | None = None
         """The transformer without weights, where a full run has them in shards."""
 

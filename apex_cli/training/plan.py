@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from apex_cli.backbones.compact import numel
 from apex_cli.errors import UsageError
 from apex_cli.objectives.base import Objective
-from apex_cli.objectives.fm import FlowMatching, FlowMatchingConfig
 from apex_cli.training.cost import Bench, Evaluations, StepCost
 from apex_cli.training.gpus import Gpu
 from apex_cli.training.memory import Memory, latent_bytes, module_bytes, of_run, trained_bytes
@@ -115,7 +115,7 @@ def make(
     bench = Bench(backbone, objective, config, [] if inputs == "pixels" else data.prompts(rows), size)
     tokens, kept = (0, 0) if inputs == "pixels" else bench.prompt()
     cost = bench.cost(objective, accumulate=len(slices) > 1)
-    plain = bench.cost(FlowMatching(FlowMatchingConfig())) if inputs == "latents" else None
+    plain = bench.plain() if inputs == "latents" else None
     compute = _compute(cost, plain, bench.forward(objective), config.batch, size)
     on_gpu = gpu is not None or torch.accelerator.is_available()
     return Plan(
@@ -130,14 +130,14 @@ def make(
     )
 
 
-def _compute(cost: StepCost, plain: StepCost | None, forward: int, batch: int, size: int) -> Compute:
+def _compute(cost: StepCost, plain: int | None, forward: int, batch: int, size: int) -> Compute:
     units = {name: flops / forward for name, flops in cost.flops.items()}
-    ratio = None if plain is None else cost.total / plain.total
+    ratio = None if plain is None else cost.total / plain
     return Compute(round(cost.total * batch / size), cost.total / size, units, ratio, cost.evaluations)
 
 
 def _parameters(bench: Bench) -> Parameters:
-    total = {name: sum(p.numel() for p in module.parameters()) for name, module in bench.modules.items()}
+    total = {name: numel(module) for name, module in bench.modules.items()}
     return Parameters(total, tuple(bench.parts.modules), sum(p.numel() for p in bench.parts.named.values()))
 
 
@@ -204,12 +204,13 @@ def matmul_rate(dtype: torch.dtype, seconds: float = 0.3, side: int = 1024) -> f
 
 def _assumptions(config: TrainConfig, mfu: float, gpu: Gpu | None) -> tuple[str, ...]:
     rate = "matrix-product rate measured on this machine just now" if gpu is None else f"peak of {gpu.name}"
-    checkpointing = ", with what gradient checkpointing computes again" if config.gradient_checkpointing else ""
+    checkpointing = ", with what gradient checkpointing computes again" if any(config.recomputed) else ""
     return (
         f"time: a step reaches {mfu:.0%} of the {rate}",
         "time: sample grids, encoding, saving and telemetry come on top",
         "memory: frozen encoders lie in the machine's memory while steps run; under FSDP, a block at a time is whole",
         "memory: what kernels and the allocator take for themselves, telemetry and the drawing of grids come on top",
+        *(("memory: counted without torch.compile, which keeps less",) if config.compile else ()),
         f"FLOPs: matrix products, convolutions and attention{checkpointing}; not those of a frozen text encoder",
         "prompts: as long as the longest of the first micro-batch",
     )

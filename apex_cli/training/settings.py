@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from apex_cli.config import Section
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class LoraSettings(Section):
@@ -37,7 +40,11 @@ class TrainConfig(Section):
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the weight average that is sampled and exported; 0 keeps none."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Share | tuple[Share, ...] = 0.0
+    """Share of the transformer's blocks that are computed again in the backward and keep nothing: 0 none, 1 all. A list
+    has one share for each forward with gradient of a step, in their order."""
+    compile: bool = False
+    """Compile the transformer's repeated blocks (torch.compile); the first steps take minutes longer."""
     sharding: Literal["none", "fsdp"] = "none"
     """fsdp: the transformer's weights, and what full tuning keeps for each, lie in shards, one on each rank."""
     seed: int = 0
@@ -52,3 +59,9 @@ class TrainConfig(Section):
     sample_seeds: int = Field(default=2, ge=1)
     """Seeds drawn for each of `sample_prompts`."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+
+    @property
+    def recomputed(self) -> tuple[float, ...]:
+        """`gradient_checkpointing` as shares, one for all graphs or one for each."""
+        shares = self.gradient_checkpointing
+        return shares if isinstance(shares, tuple) else (shares,)

@@ -7,7 +7,7 @@ whole on every rank.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from apex_cli.backbones.blocks import blocks
 from apex_cli.errors import UsageError
 from apex_cli.objectives.base import Needs
 from apex_cli.training.settings import TrainConfig
@@ -27,13 +28,6 @@ def wanted(config: TrainConfig, needs: Needs, ranks: int) -> bool:
         raise UsageError(f"This objective trains the {needs.trains}; only a transformer can be sharded.",
                          'Set train.sharding = "none".')  # fmt: skip
     return config.sharding == "fsdp" and ranks > 1
-
-
-def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The repeated blocks: what the network's own module lists hold, as in all transformers of diffusers."""
-    for child in network.children():
-        if isinstance(child, nn.ModuleList):
-            yield from child
 
 
 def shard(network: nn.Module, device: torch.device, whole: Collection[str] = ()) -> None:

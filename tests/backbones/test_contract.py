@@ -10,9 +10,11 @@ import torch
 from tiny_runs import own_cache  # noqa: F401
 
 from apex_cli import registry
+from apex_cli.backbones.blocks import blocks
+from apex_cli.errors import UsageError
 from apex_cli.flow.condition import Cond
 from apex_cli.flow.condition_shift import ConditionShift, ConditionShiftConfig
-from apex_cli.training.sharding import blocks
+from apex_cli.training.recompute import Recompute
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -104,20 +106,25 @@ def test_the_blocks_of_the_network_are_called_as_modules(case):
 
 
 def test_gradient_checkpointing_changes_no_gradient(case):
+    """Of no block, of some, of all, and of other blocks in the second graph than in the first."""
     if not hasattr(case.model.network, "enable_gradient_checkpointing"):
-        pytest.skip("this network has no gradient checkpointing")
+        with pytest.raises(UsageError, match="no gradient checkpointing"):
+            Recompute(case.model.network, [1.0])
+        return
     x_t, t = case.inputs()
     cond = case.model.encode_prompts(case.prompts).detach()
     found = []
-    for checkpointed in (False, True):
+    for shares in ([0.0], [0.5], [1.0], [1.0, 0.5]):
         model = case.trainable()
-        if checkpointed:
-            model.network.enable_gradient_checkpointing()
-        model.velocity(x_t, t, cond).square().mean().backward()
+        recompute = Recompute(model.network, shares)
+        with recompute.step():
+            loss = model.velocity(x_t, t, cond).square().mean() + model.velocity(x_t, 1 - t, cond).square().mean()
+        loss.backward()
         found.append([p.grad for p in model.network.parameters() if p.grad is not None])
     assert found[0]
-    for plain, checkpointed in zip(*found, strict=True):
-        torch.testing.assert_close(checkpointed, plain, atol=1e-7, rtol=1e-5)
+    for other in found[1:]:
+        for plain, checkpointed in zip(found[0], other, strict=True):
+            torch.testing.assert_close(checkpointed, plain, atol=1e-7, rtol=1e-5)
 
 
 def test_unused_is_what_gets_no_gradient(case):

@@ -146,3 +146,23 @@ def test_results_and_progress(tmp_path, capsys):
     assert "step 1/2 · loss" in err
     assert "step 2/2 · loss" in err
     assert "shards" not in err  # no bars of the libraries
+
+
+def test_a_run_may_go_on_computing_in_another_way(tmp_path, capsys):
+    """What does not change the result may change; the rest is named."""
+    run = train(tmp_path / "run", train={"steps": 2})
+    file = write_recipe(tmp_path / "run.toml", train={"steps": 2, "sharding": "fsdp", "gradient_checkpointing": 1.0,
+                                                      "micro_batch": 2, "keep": 5})  # fmt: skip
+    assert apex("train", file, "--out", run) == 0
+    assert "gradient_checkpointing = 1.0" in (run / "recipe.toml").read_text()
+    capsys.readouterr()
+    assert apex("train", file, "--out", run, "--set", "train.lr=1e-4", "--set", "train.ema=0.5") == 2
+    assert "train.ema, train.lr differs" in told(capsys)
+
+
+@pytest.mark.parametrize(("shares", "code"), [("[1.0]", 0), ("[1.0, 0.5]", 2), ("true", 2), ("1.5", 2)])
+def test_shares_of_gradient_checkpointing(tmp_path, capsys, shares, code):
+    file = write_recipe(tmp_path / "run.toml", train={"steps": 1})
+    assert apex("train", file, "--out", tmp_path / "run", "--set", f"train.gradient_checkpointing={shares}") == code
+    if code:
+        assert "train.gradient_checkpointing" in told(capsys)

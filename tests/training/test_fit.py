@@ -60,7 +60,7 @@ def test_what_fits_needs_no_change(fit):
 
 def test_the_painful_only_where_the_gentle_is_not_enough(fit, replan):
     """Less than any step leaves room for needs LoRA; then the average, which costs nothing any more, may come back."""
-    gentle = ("train.micro_batch=1", "train.gradient_checkpointing=true", "train.ema=0.0")
+    gentle = ("train.micro_batch=1", "train.gradient_checkpointing=1.0", "train.ema=0.0")
     room = min(peak(replan, *gentle), peak(replan, *gentle, "train.precision=bf16")) - 1
     found = fit(room)
     assert "train.tuning=lora" in found.changes

@@ -93,3 +93,18 @@ def test_the_script_runs_its_tiny_size_through_the_real_loop(script, capsys):
     assert all(line["seconds"] > 0 and line["computed"] > line["flops"] > 0 for line in rows.values())
     assert 2.2 < rows["apex eq25"]["flops"] / rows["fm"]["flops"] < 2.6
     assert rows["apex base"]["flops"] > rows["apex eq25"]["flops"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_all_sixty_blocks_cost_what_the_plan_says(script, monkeypatch):
+    """Qwen-Image of 20 billion parameters on the meta device, block after block and from a few blocks."""
+    from apex_cli.training import repeats
+    from apex_cli.training.cost import Bench
+
+    model = script.Headless(script.Size(), "meta")
+    goal = script.objective("fm", model)
+    bench = Bench(model, goal, script.config(script.Size(), 1, True), ["0"], 1)
+    planned = bench.cost(goal)
+    monkeypatch.setattr(repeats, "WORTH", 60)
+    assert bench.cost(goal) == planned

@@ -21,7 +21,7 @@ CONFIGURATIONS = {
     "base with average": {"objective": {"name": "apex", "real": "base"}, "train": STEPS | {"ema": 0.9}},
     "lora in pieces": {
         "objective": {"name": "apex", "lambda_g": 0},
-        "train": STEPS | LORA | {"micro_batch": 8, "gradient_checkpointing": True},
+        "train": STEPS | LORA | {"micro_batch": 8, "gradient_checkpointing": 1.0},
     },
     "bf16": {"objective": {"name": "apex"}, "train": STEPS | {"precision": "bf16"}},
 }

@@ -30,7 +30,7 @@ RUNS = {
     "full": PICTURES
     | {
         "objective": APEX | {"real": "ema"} | SHIFT,
-        "train": TRAIN | {"ema": 0.5, "micro_batch": 2, "gradient_checkpointing": True},
+        "train": TRAIN | {"ema": 0.5, "micro_batch": 2, "gradient_checkpointing": 1.0},
     },
     "lora": PICTURES | {"objective": APEX, "train": TRAIN | LORA | {"ema": 0.9}},
     "bf16": PICTURES | {"objective": APEX, "train": TRAIN | {"precision": "bf16", "steps": 2}},
