@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "backbones": BASE | {"flow", "worlds"},  # the tiny networks of the embedded worlds
     "samplers": BASE | {"flow", "objectives"},  # the type Velocity
     **{maker: BASE | {"flow", "records"} | PARTS | MAKERS for maker in MAKERS},
+    "data": BASE | {"flow", "records", "registry"} | PARTS | MAKERS,  # a mixture names its sources
     "generation": BASE | {"flow", "records", "registry"} | PARTS,  # a checkpoint names its sampler
     **{room: BASE | {"flow", "records", "mistakes"} | PARTS | MAKERS for room in ENGINE - MAKERS},
     "exporting": BASE | PARTS | MAKERS | {"training"},

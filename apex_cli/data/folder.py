@@ -17,10 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import Field
-from torch import Tensor
 
-from apex_cli.config import Section
-from apex_cli.data.pictures import SUFFIXES, squares
+from apex_cli.data.picture_data import PictureConfig, PictureData, Source
+from apex_cli.data.pictures import SUFFIXES
 from apex_cli.data.store import file_hash
 from apex_cli.errors import DataError, UsageError
 
@@ -31,20 +30,21 @@ NAMED = 3
 """Pictures that an error names before it counts."""
 
 
-class FolderConfig(Section):
+class FolderConfig(PictureConfig):
     path: str = Field(min_length=1)
     """The folder; relative to where the command runs."""
     caption_column: str | None = None
     """Column of metadata.jsonl or metadata.csv with the captions; None takes `text`, else `prompt`."""
 
 
-class FolderData:
+class FolderData(PictureData):
     """`prompts(rows)` and `pixels(rows)` of a folder; the pictures are read when asked for, the captions at once."""
 
     Config = FolderConfig
 
     def __init__(self, config: FolderConfig, resolution: int):
-        self._folder, self._side = Path(config.path).expanduser(), resolution
+        super().__init__(config, resolution)
+        self._folder = Path(config.path).expanduser()
         self._names = pictures(self._folder)
         found = captions(self._folder, self._names, config.caption_column)
         if bare := [name for name in self._names if not found.get(name)]:
@@ -57,7 +57,7 @@ class FolderData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over resolution, names, captions and the bytes of all pictures.
+        """SHA-256 over resolution, crop, names, captions and the bytes of all pictures.
 
         Bytes, not sizes and times: a copy of the folder on another machine is the same data, and a picture replaced
         under its old time is not. Encoded latents are kept under this key. Whoever only plans does not ask for it.
@@ -65,15 +65,14 @@ class FolderData:
         with ThreadPoolExecutor() as pool:
             contents = pool.map(file_hash, (self._folder / name for name in self._names))
             rows = list(zip(self._names, contents, self._captions, strict=True))
-        return hashlib.sha256(json.dumps(["folder-1", self._side, rows]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(["folder-1", self.frame, rows]).encode()).hexdigest()
 
     def prompts(self, rows: Sequence[int]) -> list[str]:
         return [self._captions[row] for row in rows]
 
-    def pixels(self, rows: Sequence[int]) -> Tensor:
-        """[B, 3, H, W] in [-1, 1]; raises `DataError` with the name of a picture that cannot be read."""
+    def pictures(self, rows: Sequence[int]) -> list[Source]:
         files = [self._folder / self._names[row] for row in rows]
-        return squares([(str(file), file) for file in files], self._side)
+        return [(str(file), file) for file in files]
 
 
 def pictures(folder: Path) -> list[str]:

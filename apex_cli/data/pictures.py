@@ -1,4 +1,4 @@
-"""Any picture file as a square of a training batch: first frame, upright, RGB, scaled and cropped about its centre."""
+"""Any picture file as part of a training batch: first frame, upright, RGB, scaled and cropped about its centre."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from apex_cli.data.pools import Size
 from apex_cli.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
@@ -20,8 +21,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 """The decoders of `SUFFIXES`; whatever a file calls itself, no other one is given its bytes."""
 
 
-def squares(sources: Sequence[tuple[str, Path | bytes]], side: int) -> Tensor:
-    """(name, file or its bytes) of B pictures -> [B, 3, side, side] in [-1, 1].
+def crops(sources: Sequence[tuple[str, Path | bytes]], size: Size) -> Tensor:
+    """(name, file or its bytes) of B pictures -> [B, 3, H, W] in [-1, 1].
 
     Raises `DataError` with the name of one that cannot be read.
     """
@@ -29,15 +30,15 @@ def squares(sources: Sequence[tuple[str, Path | bytes]], side: int) -> Tensor:
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         # Twice that size is an error, which is told.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        images = np.stack(list(pool.map(lambda source: _square(source[0], source[1], side), sources)))
+        images = np.stack(list(pool.map(lambda source: _crop(source[0], source[1], size), sources)))
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _square(name: str, source: Path | bytes, side: int) -> np.ndarray:
-    """The centre of a picture, its shorter side made as long as `side`: uint8 [side, side, 3]."""
+def _crop(name: str, source: Path | bytes, size: Size) -> np.ndarray:
+    """The centre of a picture, scaled until it just covers `size`: uint8 [H, W, 3]."""
     try:
         # The crop comes first, in fractions of a pixel, so that no long picture is ever enlarged as a whole.
-        return np.asarray(ImageOps.fit(read_rgb(source), (side, side), Image.Resampling.LANCZOS))
+        return np.asarray(ImageOps.fit(read_rgb(source), size, Image.Resampling.LANCZOS))
     except Exception as error:  # what a decoder raises on damaged bytes, no library tells
         told = f"The picture '{name}' could not be read: {_reason(error)}."
         raise DataError(told, "Replace it, or take it and its caption out of the set.") from error

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import Field
-from torch import Tensor
 
-from apex_cli.config import Section
-from apex_cli.data.pictures import squares
+from apex_cli.data.picture_data import PictureConfig, PictureData, Source
 from apex_cli.data.shards import INDEX, read_manifest
 
 
-class ShardSetConfig(Section):
+class ShardSetConfig(PictureConfig):
     path: str = Field(min_length=1)
     """The folder with `manifest.json`; relative to where the command runs."""
 
 
-class ShardSet:
+class ShardSet(PictureData):
     """`prompts(rows)` and `pixels(rows)` of a finished set."""
 
     Config = ShardSetConfig
@@ -28,9 +27,9 @@ class ShardSet:
     def __init__(self, config: ShardSetConfig, resolution: int):
         from pyarrow import parquet
 
-        self._folder, self._side = Path(config.path).expanduser(), resolution
-        facts = [read_manifest(self._folder)["shards"], resolution]
-        self.fingerprint = hashlib.sha256(json.dumps(["shards-1", facts]).encode()).hexdigest()
+        super().__init__(config, resolution)
+        self._folder = Path(config.path).expanduser()
+        self._listed = read_manifest(self._folder)["shards"]
         columns = ("key", "prompt", "shard", "offset", "size")
         index = parquet.read_table(self._folder / INDEX, columns=list(columns))
         self._keys, self._prompts, self._shards, self._offsets, self._sizes = (index[name] for name in columns)
@@ -38,12 +37,16 @@ class ShardSet:
     def __len__(self) -> int:
         return len(self._prompts)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over resolution, crop, and what the manifest says of every shard."""
+        return hashlib.sha256(json.dumps(["shards-1", [self._listed, self.frame]]).encode()).hexdigest()
+
     def prompts(self, rows: Sequence[int]) -> list[str]:
         return [self._prompts[int(row)].as_py() for row in rows]
 
-    def pixels(self, rows: Sequence[int]) -> Tensor:
-        """[B, 3, H, W] in [-1, 1]."""
-        return squares([self._picture(int(row)) for row in rows], self._side)
+    def pictures(self, rows: Sequence[int]) -> list[Source]:
+        return [self._picture(int(row)) for row in rows]
 
     def _picture(self, row: int) -> tuple[str, bytes]:
         """Name and content of a picture file."""

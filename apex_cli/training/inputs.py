@@ -9,23 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from apex_cli.data.latents import Latents
+from apex_cli.data.latents import Joined, Latents
+from apex_cli.data.pools import pools
 from apex_cli.data.prompts import Prompts
 from apex_cli.flow.condition import Cond
 from apex_cli.objectives.base import Batch, Needs
 from apex_cli.records import Progress
 from apex_cli.training.parts import Parts
-from apex_cli.training.schedule import rows_of_run
+from apex_cli.training.schedule import Order
 from apex_cli.training.settings import TrainConfig
 
 
 class Inputs:
-    """`batch(rows)`, once `prepare()` has run."""
+    """`order.rows(step)`; `batch(rows)` and `latent_shape(rows)`, once `prepare()` has run."""
 
     def __init__(
         self, backbone: Any, data: Any, needs: Needs, parts: Parts, config: TrainConfig, accelerator: Accelerator,
@@ -34,6 +36,7 @@ class Inputs:
         """`about`: names for whoever lists the caches; `data` is that of the data set."""
         self.backbone, self.data, self.needs, self.config, self.accelerator = backbone, data, needs, config, accelerator
         self.about = {name: str(value) for name, value in about.items()}
+        self.order = Order(pools(data), config.batch, config.seed)
         self.live = "text_encoder" in parts.modules
         """Whether the text encoder is trained, so that every step must ask it anew."""
         modules = {
@@ -59,11 +62,13 @@ class Inputs:
         if not hasattr(self.data, "pixels"):
             self.latents = self.data.latents()
             return
-        self.latents = Latents(self.backbone, self.data, self.accelerator.device, self.about)
-        yield from self._fill("encode images", self.latents)
+        sources = getattr(self.data, "sources", [self.data])  # each has its own cache, whatever it is mixed with
+        self.latents = Joined([Latents(self.backbone, one, self.accelerator.device, self.about) for one in sources])
+        for part in self.latents.parts:
+            yield from self._fill("encode images", part)
 
     def _prepare_prompts(self) -> Iterator[Progress]:
-        rows = rows_of_run(len(self.data), self.config.batch, self.config.seed, self.config.steps)
+        rows = self.order.of_run(self.config.steps)
         prompts = dict.fromkeys(self.data.prompts(rows.tolist()) + ([""] if self.needs.uncond else []))
         if not hasattr(self.backbone, "text_encoder"):
             self.conds = {prompt: self.backbone.encode_prompts([prompt]) for prompt in prompts}
@@ -85,6 +90,12 @@ class Inputs:
         if accelerator.is_main_process:
             cache.store.finish()
         cache.open()
+
+    def latent_shape(self, rows: np.ndarray) -> tuple[int, ...]:
+        """(C, h, w) of the latents of a step with these rows."""
+        if self.needs.inputs != "latents":
+            return self.backbone.latent_shape
+        return tuple(self.latents[torch.as_tensor(rows[:1])].shape[1:])
 
     def batch(self, rows: list[int]) -> Batch:
         """The rows of a micro-batch, as the objective asks for them, on the device that trains."""

@@ -31,7 +31,7 @@ from apex_cli.records import Metrics, Progress, StepRecord
 from apex_cli.training import checkpoint, lora, sharding
 from apex_cli.training.inputs import Inputs
 from apex_cli.training.parts import Parts
-from apex_cli.training.schedule import micro_slices, rows_of_step
+from apex_cli.training.schedule import micro_slices
 from apex_cli.training.settings import TrainConfig
 from apex_cli.training.telemetry import Telemetry
 from apex_cli.training.trained import Trained
@@ -146,8 +146,9 @@ class Trainer:
     def _optimize(self) -> tuple[float, dict[str, float], float]:
         """One optimizer step; returns the loss, its parts and the gradient norm, averaged over the global batch."""
         config, accelerator = self.config, self.accelerator
-        rows = rows_of_step(len(self.job.data), config.batch, config.seed, self.step)
-        draws = self.objective.draw((config.batch, *self.backbone.latent_shape), generator(config.seed, self.step, 1))
+        rows = self.inputs.order.rows(self.step)
+        shape = (config.batch, *self.inputs.latent_shape(rows))
+        draws = self.objective.draw(shape, generator(config.seed, self.step, 1))
         measure = self.step % config.telemetry_every == 0
         sums: dict[str, Tensor] = {}
         for micro in micro_slices(
