@@ -1,7 +1,7 @@
 """Parquet files with the bytes of a picture and its caption in each row, read where they lie.
 
-A column is gone through a few rows at a time, so that memory does not grow with the files or their row groups. Rows
-that rise are read in one pass; going back begins the row group anew.
+Files are mapped, and a column is gone through a few rows at a time: memory is that of some rows, or of one row group
+where its pictures stand in a dictionary. Rows that rise are read in one pass; going back begins the row group anew.
 """
 
 from __future__ import annotations

@@ -104,9 +104,8 @@ def files(path: str, suffix: str) -> list[Path]:
     place = Path(path).expanduser()
     if place.is_file():
         return [place]
-    found = (
-        place.rglob(f"*{suffix}") if place.is_dir() else Path(place.anchor).glob(str(place.relative_to(place.anchor)))
-    )
+    root = Path(place.anchor)
+    found = place.rglob(f"*{suffix}") if place.is_dir() else root.glob(str(place.relative_to(root)))
     names = sorted(file for file in found if file.is_file() and not file.name.startswith("."))
     if not names:
         told = f"No {suffix} file in '{place}'." if place.is_dir() else f"There is no file '{place}'."
