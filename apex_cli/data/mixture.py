@@ -35,10 +35,11 @@ def _settings(name: str) -> Any:
 
 
 _READERS = tuple(_settings(name) for name in registry.names("data") if name not in ALONE)
+_Source: Any = Annotated[Union[_READERS], Field(discriminator="name")]  # noqa: UP007  # pyright: ignore
 
 
 class MixtureConfig(Section):
-    sources: tuple[Annotated[Union[_READERS], Field(discriminator="name")], ...] = Field(min_length=1)  # noqa: UP007
+    sources: tuple[_Source, ...] = Field(min_length=1)  # pyright: ignore[reportInvalidTypeForm]
     """Each as its own [data] would be, with a `weight`: its part of the samples, whatever its size. At 3 and 1 three of
     four samples come from the first; the second goes through its epochs meanwhile, however many those are."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from apex_cli.data.pools import Pool
 
 PARTS = 2**20
-"""Weights are taken as whole parts of this."""
+"""Weights that are no whole numbers are taken as whole parts of this."""
 
 
 class Order:
@@ -70,7 +70,10 @@ class _Line:
 
 
 def _whole(weights: Sequence[float]) -> list[int]:
-    return [max(1, round(weight / sum(weights) * PARTS)) for weight in weights]
+    total = sum(weights)
+    if total < 2**31 and all(weight == int(weight) for weight in weights):
+        return [int(weight) for weight in weights]
+    return [max(1, round(weight / total * PARTS)) for weight in weights]
 
 
 def _had(weights: Sequence[int], turns: np.ndarray) -> list[np.ndarray]:

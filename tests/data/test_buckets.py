@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from picture_sets import SIDE, folder, numbers
+from PIL import Image
 
 from apex_cli.data import buckets, latents
 from apex_cli.data.folder import FolderConfig, FolderData
