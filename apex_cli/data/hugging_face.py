@@ -71,7 +71,9 @@ def _stored(images: Any, name: str) -> Any:
     kind = images.features[name]
     if isinstance(kind, Image):
         return images.cast_column(name, Image(decode=False))
-    if kind in (Value("binary"), Value("large_binary")):
+    if kind in (Value("binary"), Value("large_binary")) or (
+        isinstance(kind, dict) and {"bytes", "path"} <= kind.keys()
+    ):
         return images
     raise DataError(f"Column '{name}' holds {kind}, no pictures.", "Name another: data.image_column.")
 
