@@ -45,7 +45,7 @@ def write(file: Path, sources: list[dict[str, Any]], **train: Any) -> Path:
 
 
 def mixture(tmp_path: Path, sources: list[dict[str, Any]]) -> Any:
-    data = build.data(recipe.load(write(tmp_path / "mine.toml", sources)))
+    data = build.data(recipe.load(write(tmp_path / "rows.toml", sources)))
     data.align(16)
     return data
 
