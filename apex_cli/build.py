@@ -79,13 +79,33 @@ def objective(choice: Choice, model: Any) -> Any:
 
 def data(recipe: Recipe) -> Any:
     """The data source; one that reads pictures of any size is told the resolution of the backbone."""
-    kind = resolve("data", recipe.data.name)
-    if "resolution" not in inspect.signature(kind).parameters:
-        return kind(recipe.data.config)
-    side = getattr(recipe.backbone.config, "resolution", None)
+    return _reader(recipe.data.name, recipe.data.config, recipe.backbone)
+
+
+def _reader(name: str, config: Any, backbone: Choice) -> Any:
+    kind = resolve("data", name)
+    asked = inspect.signature(kind).parameters
+    if "sources" in asked:
+        return kind(config, [_reader(source.name, _own(source), backbone) for source in config.sources])
+    if "resolution" not in asked:
+        return kind(config)
+    side = getattr(backbone.config, "resolution", None)
     if side is None:
-        raise UsageError(f"The backbone '{recipe.backbone.name}' knows no pictures.", "Choose another [backbone].")
-    return kind(recipe.data.config, resolution=side)
+        raise UsageError(f"The backbone '{backbone.name}' knows no pictures.", "Choose another [backbone].")
+    return kind(config, resolution=side)
+
+
+def _own(source: Any) -> Any:
+    """The settings of a mixture's source that its reader knows."""
+    from apex_cli.data.mixture import OWN
+
+    return resolve("data", source.name).Config(**source.model_dump(exclude=OWN))
+
+
+def _align(source: Any, model: Any) -> None:
+    """Tell data whose pictures have several sizes which ones suit the backbone."""
+    if hasattr(source, "align") and hasattr(model, "multiple"):
+        source.align(model.multiple)
 
 
 def job(recipe: Recipe, folder: Path) -> Any:
@@ -96,6 +116,7 @@ def job(recipe: Recipe, folder: Path) -> Any:
 
     source = data(recipe)  # before the model, which may take minutes to load
     model, teacher = start(recipe.backbone.name, recipe.backbone.config)
+    _align(source, model)
     goal, origin = objective(recipe.objective, model), _rooted(recipe.backbone.config.model_dump())
     if goal.needs.inputs == "answers" and goal.config.answers != (asked := getattr(source, "questions", ())):
         known = f"Set objective.answers = {list(asked)}." if asked else "Choose data that has questions, e.g. shapes."
@@ -195,6 +216,7 @@ def plan(recipe: Recipe, ranks: int = 1, mfu: float = 0.35, gpu: str | None = No
 
     device = None if gpu is None else gpus.find(gpu)
     source, model = data(recipe), skeleton(recipe.backbone.name, recipe.backbone.config)
+    _align(source, model)
     return make(model, objective(recipe.objective, model), source, recipe.train, ranks, mfu, device)
 
 

@@ -83,6 +83,12 @@ def describe_errors(items: Sequence[Any]) -> str:
     first = items[0]
     if first["type"] == "missing":
         return "is missing"
+    if first["type"] == "union_tag_not_found":
+        return f"{first['ctx']['discriminator']} is missing"
+    if first["type"] == "union_tag_invalid":
+        tag, known = first["ctx"]["tag"], first["ctx"]["expected_tags"]
+        near = did_you_mean(nearest(tag, re.findall(r"'([^']*)'", known)))
+        return f"{first['ctx']['discriminator']} must be one of {known}, got '{tag}'.{near}"
     needs = list(dict.fromkeys(need for item in items if (need := _need(item))))
     if not needs:
         message = re.sub(r"^(Value error|Assertion failed), ", "", first["msg"])

@@ -33,6 +33,11 @@ TABLE: dict[str, dict[str, str]] = {
         "modes": "apex_cli.data.modes:ModesData",
         "shards": "apex_cli.data.shard_set:ShardSet",
         "folder": "apex_cli.data.folder:FolderData",
+        "parquet": "apex_cli.data.parquet:ParquetData",
+        "webdataset": "apex_cli.data.webdataset:WebDataset",
+        "datasets": "apex_cli.data.hugging_face:DatasetsData",
+        "sharegpt_4o_image": "apex_cli.data.share_gpt_4o_image:ShareGpt4oImage",
+        "mixture": "apex_cli.data.mixture:Mixture",
     },
     "suite": {
         "shapes": "apex_cli.evaluation.shapes:ShapesSuite",

@@ -1,7 +1,7 @@
 """Writer and reader of shards as ratios, each against the least that could do it, in alternating runs of one process.
 
 Writer: `synthesise` with a teacher that costs next to nothing, against the same pictures compressed one after another
-into one tar. Reader: `ShardSet.pixels` in shuffled batches, against `squares` of the same files already in memory.
+into one tar. Reader: `ShardSet.pixels` in shuffled batches, against `crops` of the same files already in memory.
 Memory: resident bytes after a tenth of the samples and the most after that, for writing and for reading.
 """
 
@@ -26,7 +26,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from apex_cli.data.pictures import squares
+from apex_cli.data.pictures import crops
 from apex_cli.data.shard_set import ShardSet, ShardSetConfig
 from apex_cli.data.synth import Order, SynthConfig, synthesise
 from apex_cli.flow.condition import Cond
@@ -94,8 +94,8 @@ def rates(samples: int, side: int, repeats: int, folder: Path) -> dict[str, dict
         times["writer"].append(seconds(lambda place=place: list(synthesise(what, place))))
         data = ShardSet(ShardSetConfig(path=str(place)), side)
         batches = np.array_split(np.random.default_rng(n).permutation(samples), -(-samples // BATCH))
-        contents = [[data._picture(int(row)) for row in batch] for batch in batches]
-        times["decoder"].append(seconds(lambda contents=contents: [squares(batch, side) for batch in contents]))
+        contents = [[(name, place.read()) for name, place in data.pictures(batch.tolist())] for batch in batches]
+        times["decoder"].append(seconds(lambda contents=contents: [crops(batch, (side, side)) for batch in contents]))
         times["reader"].append(
             seconds(lambda data=data, batches=batches: [data.pixels(batch.tolist()) for batch in batches])
         )

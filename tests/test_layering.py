@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "backbones": BASE | {"flow", "worlds"},  # the tiny networks of the embedded worlds
     "samplers": BASE | {"flow", "objectives"},  # the type Velocity
     **{maker: BASE | {"flow", "records", "pages"} | PARTS | MAKERS for maker in MAKERS},
+    "data": BASE | {"flow", "records", "pages", "registry"} | PARTS | MAKERS,  # a mixture names its sources
     "generation": BASE | {"flow", "records", "registry"} | PARTS,  # a checkpoint names its sampler
     **{room: BASE | {"flow", "records", "pages", "mistakes"} | PARTS | MAKERS for room in ENGINE - MAKERS},
     "exporting": BASE | PARTS | MAKERS | {"training"},

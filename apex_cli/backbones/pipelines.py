@@ -49,6 +49,8 @@ class PipelineBackbone:
     patch: int = 1
     """A side of the latents must be a multiple of this."""
     latent_shape: tuple[int, int, int]
+    multiple: int
+    """Sides of pictures are multiples of so many pixels."""
     cond_dim: int
     pooled_dim: int = 0
 
@@ -88,6 +90,7 @@ class PipelineBackbone:
             known = f"{self.pipeline_class} needs a multiple of {factor * self.patch}"
             raise UsageError(f"backbone.resolution = {self.config.resolution}: {known}.", "Change the resolution.")
         self.latent_shape = (channels, side, side)
+        self.multiple = factor * self.patch
 
     def with_config(self, config: Any) -> Self:
         """The same weights under another configuration (resolution, prompt length)."""

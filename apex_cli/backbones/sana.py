@@ -35,6 +35,11 @@ class Sana(PipelineBackbone):
     def fresh(tiny: TinySanaConfig):
         return build_pipeline(tiny)
 
+    @property
+    def patch(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """1 in the released models; the tiny ones differ."""
+        return self.network.config.patch_size
+
     def dimensions(self) -> tuple[int, int, int]:
         facts = self.network.config
         return facts.in_channels, self.autoencoder.spatial_compression_ratio, facts.caption_channels

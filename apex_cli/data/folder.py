@@ -17,12 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import Field
-from torch import Tensor
 
 from apex_cli.data import screen
 from apex_cli.data.flaws import Flaw
-from apex_cli.data.pictures import SUFFIXES, flaw_of, squares
-from apex_cli.data.store import file_hash
+from apex_cli.data.picture_data import PictureConfig, PictureData, content_hash
+from apex_cli.data.pictures import SUFFIXES, Named, Source
 from apex_cli.data.tars import is_outside
 from apex_cli.errors import DataError, UsageError
 
@@ -32,20 +31,21 @@ COLUMNS = ("text", "prompt")
 CAPTION_BYTES = 2**20
 
 
-class FolderConfig(screen.ScreenConfig):
+class FolderConfig(PictureConfig):
     path: str = Field(min_length=1)
     """The folder; relative to where the command runs."""
     caption_column: str | None = None
     """Column of metadata.jsonl or metadata.csv with the captions; None takes `text`, else `prompt`."""
 
 
-class FolderData:
+class FolderData(PictureData):
     """`prompts(rows)` and `pixels(rows)` of a folder; the pictures are read when asked for, the captions at once."""
 
     Config = FolderConfig
 
     def __init__(self, config: FolderConfig, resolution: int):
-        self.config, self._folder, self._side = config, Path(config.path).expanduser(), resolution
+        super().__init__(config, resolution)
+        self._folder = Path(config.path).expanduser()
         found = samples(self._folder, config.caption_column)
         self._names, self._captions = list(found), list(found.values())
         screen.refuse([(name, flaw) for name, flaw in found.items() if isinstance(flaw, Flaw)], len(found), config)
@@ -55,34 +55,32 @@ class FolderData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over resolution, names, captions and the bytes of all pictures.
+        """SHA-256 over resolution, crop, names, captions and the bytes of all pictures.
 
         Bytes, not sizes and times: a copy of the folder on another machine is the same data, and a picture replaced
         under its old time is not. Encoded latents are kept under this key. Whoever only plans does not ask for it.
         """
         with ThreadPoolExecutor() as pool:
-            contents = pool.map(_content, (self._folder / name for name in self._names))
+            contents = pool.map(content_hash, (self._folder / name for name in self._names))
             told = [caption if isinstance(caption, str) else caption.reason for caption in self._captions]
             rows = list(zip(self._names, contents, told, strict=True))
-        return hashlib.sha256(json.dumps(["folder-1", self._side, rows]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(["folder-1", self.frame, rows]).encode()).hexdigest()
 
     def prompts(self, rows: Sequence[int]) -> list[str]:
-        """Captions; empty where there is none, which a run leaves out (`flaw`)."""
+        """Captions; empty where there is none, which a run leaves out (`probe`)."""
         found = (self._captions[row] for row in rows)
         return [caption if isinstance(caption, str) else "" for caption in found]
 
     def name(self, row: int) -> str:
         return self._names[row]
 
-    def flaw(self, row: int) -> Flaw | None:
-        """Why a row cannot be trained on, if so; decodes its picture."""
+    def probe(self, row: int) -> Source | Flaw:
         caption = self._captions[row]
-        return caption if isinstance(caption, Flaw) else flaw_of(self._folder / self._names[row])
+        return caption if isinstance(caption, Flaw) else super().probe(row)
 
-    def pixels(self, rows: Sequence[int]) -> Tensor:
-        """[B, 3, H, W] in [-1, 1]; raises `DataError` with the name of a picture that cannot be read."""
+    def pictures(self, rows: Sequence[int]) -> list[Named]:
         files = [self._folder / self._names[row] for row in rows]
-        return squares([(str(file), file) for file in files], self._side)
+        return [(str(file), file) for file in files]
 
 
 def samples(folder: Path, column: str | None) -> dict[str, str | Flaw]:
@@ -177,14 +175,6 @@ def _object(file: Path, line: int, text: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{file}:{line}: not a JSON object.", 'Write {"file_name": "a.png", "text": "a caption"}.')
     return row
-
-
-def _content(file: Path) -> str:
-    """SHA-256 of a picture; empty where there is nothing to read, which is left out anyway."""
-    try:
-        return file_hash(file) if file.is_file() else ""
-    except OSError:
-        return ""
 
 
 def _text(file: Path) -> str:

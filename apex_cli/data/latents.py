@@ -1,4 +1,4 @@
-"""Latents of a fixed data set, encoded once: shards of equal size on disk, row after row."""
+"""Latents of a fixed data set, encoded once: shards of equal size on disk, row after row, each of one picture size."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from apex_cli.data import identity, store
+from apex_cli.data.pools import alike
 from apex_cli.errors import StorageError
 
 IMAGES, PIXELS = 64, 2**22
@@ -20,7 +22,7 @@ ROWS = 4096
 
 
 class Latents:
-    """`latents[rows]` is [B, C, h, w] once every shard is there.
+    """`latents[rows]` is [B, C, h, w] once every shard is there; the rows are of one picture size.
 
     What is given to the autoencoder at once (`batch`) never crosses a shard, and the last bits of a row depend on the
     rows beside it: so the files are the same whoever encodes which shard.
@@ -33,10 +35,17 @@ class Latents:
         self.batch = max(1, min(IMAGES, PIXELS // (height * width)))
         rows = min(ROWS, store.SHARD_BYTES // (4 * prod(backbone.latent_shape)))
         self.rows = max(1, rows // self.batch) * self.batch
+        sizes = alike(data)
+        find = getattr(data, "stored_latents", None) if len(sizes) == 1 else None
         autoencoder = identity.module(backbone.autoencoder)
-        find = getattr(data, "stored_latents", None)
         self.stored = find and find(identity.fingerprint(autoencoder), tuple(backbone.latent_shape))
         """Reads rows that whoever made the pictures left as latents of this very autoencoder; else None."""
+        self.spans = [own[i : i + self.rows] for own in sizes for i in range(0, len(own), self.rows)]
+        """Rows of every shard."""
+        self.places = np.empty((len(data), 2), np.int32)
+        """Shard of every row, and its place there."""
+        for number, span in enumerate(self.spans):
+            self.places[span] = np.stack([np.full(len(span), number), np.arange(len(span))], axis=1)
         made_of = {
             **({"stored": True} if self.stored else {}),
             "data": data.fingerprint,
@@ -53,22 +62,22 @@ class Latents:
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are not there yet."""
-        return [n for n in range(-(-len(self.data) // self.rows)) if not self._path(n).is_file()]
+        return [n for n in range(len(self.spans)) if not self._path(n).is_file()]
 
     def encode(self, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Encode and write the shards `numbers`, yielding (rows done, rows in all)."""
-        spans = [range(n * self.rows, min((n + 1) * self.rows, len(self.data))) for n in numbers]
+        spans = [self.spans[n] for n in numbers]
         done, total = 0, sum(map(len, spans))
         for number, span in zip(numbers, spans, strict=True):
             parts = []
             for start in range(0, len(span), self.batch):
-                parts.append(self._encode(span[start : start + self.batch]))
+                parts.append(self._encode(span[start : start + self.batch].tolist()))
                 done += len(parts[-1])
                 yield done, total
             store.write(self._path(number), len(span), {"latents": torch.cat(parts).contiguous()})
 
     @torch.no_grad()
-    def _encode(self, rows: range) -> Tensor:
+    def _encode(self, rows: Sequence[int]) -> Tensor:
         if self.stored:
             return self.stored(rows)
         return self.backbone.encode_images(self.data.pixels(rows).to(self.device)).cpu()
@@ -77,8 +86,21 @@ class Latents:
         """Map all shards; raises `StorageError` where another rank has written one that is not seen here."""
         if missing := self.missing():
             raise StorageError(f"'{self._path(missing[0])}' is not there.", store.SHARED)
-        count = -(-len(self.data) // self.rows)
-        self.shards = [store.read(self._path(n))["latents"] for n in range(count)]
+        self.shards = [store.read(self._path(n))["latents"] for n in range(len(self.spans))]
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return torch.stack([self.shards[row // self.rows][row % self.rows] for row in rows.tolist()])
+        return torch.stack([self.shards[shard][place] for shard, place in self.places[rows.numpy()].tolist()])
+
+
+class Joined:
+    """`latents[rows]` of several data sets, their rows one behind the other."""
+
+    def __init__(self, parts: Sequence[Latents]):
+        self.parts = parts
+        self.ends = np.cumsum([len(part.data) for part in parts])
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        owners = np.searchsorted(self.ends, rows.numpy(), side="right").tolist()
+        starts = [0, *self.ends.tolist()]
+        own = [rows[i : i + 1] - starts[owner] for i, owner in enumerate(owners)]
+        return torch.cat([self.parts[owner][row] for owner, row in zip(owners, own, strict=True)])

@@ -1,4 +1,4 @@
-"""Any picture file as a square of a training batch: first frame, upright, RGB, scaled and cropped about its centre.
+"""Any picture file as part of a training batch: first frame, upright, RGB, scaled and cropped about its centre.
 
 The one place where bytes become pictures. Every refusal is a `Refused` with a row of `flaws.REASONS`.
 """
@@ -8,19 +8,20 @@ from __future__ import annotations
 import io
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from apex_cli.data.flaws import Flaw, Refused
 from apex_cli.data.places import Place
+from apex_cli.data.pools import Size
 from apex_cli.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
@@ -32,6 +33,10 @@ ZEROS = 64
 """A JPEG that ends in so many zeros, without its end mark before them, was cut: its space was reserved, not filled."""
 
 Source = Path | bytes | Place
+Named = tuple[str, Source]
+"""A picture with its name for people."""
+
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True)
@@ -44,26 +49,23 @@ class Picture:
     animated: bool
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Width and height, upright."""
+    def size(self) -> Size:
+        """Upright."""
         return self.rgb.size
 
 
-def squares(sources: Sequence[tuple[str, Source]], side: int) -> Tensor:
-    """(name, file or its bytes) of B pictures -> [B, 3, side, side] in [-1, 1].
-
-    Raises `DataError` with the name of one that cannot be read.
-    """
+def crops(sources: Sequence[Named], size: Size) -> Tensor:
+    """B pictures -> [B, 3, H, W] in [-1, 1]; raises `DataError` with the name of one that cannot be read."""
     with ThreadPoolExecutor() as pool:
-        images = np.stack(list(pool.map(lambda source: _square(source[0], source[1], side), sources)))
+        images = np.stack(list(pool.map(lambda source: _crop(source[0], source[1], size), sources)))
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _square(name: str, source: Source, side: int) -> np.ndarray:
-    """The centre of a picture, its shorter side made as long as `side`: uint8 [side, side, 3]."""
+def _crop(name: str, source: Source, size: Size) -> np.ndarray:
+    """The centre of a picture, scaled until it just covers `size`: uint8 [H, W, 3]."""
     try:
         # The crop comes first, in fractions of a pixel, so that no long picture is ever enlarged as a whole.
-        return np.asarray(ImageOps.fit(read_rgb(source), (side, side), Image.Resampling.LANCZOS))
+        return np.asarray(ImageOps.fit(read_rgb(source), size, Image.Resampling.LANCZOS))
     except Refused as error:
         told = f"The picture '{name}' could not be read: {error.message}"
         raise DataError(told, "Replace it, or take it and its caption out of the set.") from error
@@ -79,13 +81,12 @@ def read_rgb(source: Source) -> Image.Image:
 
 def read(source: Source) -> Picture:
     """`read_rgb` with what the file says of itself; raises `Refused`."""
-    try:
-        with _file(source) as file:
-            return _decode(file)
-    except Refused:
-        raise
-    except Exception as error:  # what a decoder raises on damaged bytes, no library tells
-        raise _refusal(error) from error
+    return _asked(source, _decode)
+
+
+def size_of(source: Source) -> Size:
+    """Of a picture, upright, by its header alone; raises `Refused`."""
+    return _asked(source, _measure)
 
 
 def flaw_of(source: Source) -> Flaw | None:
@@ -95,6 +96,16 @@ def flaw_of(source: Source) -> Flaw | None:
     except Refused as error:
         return error.flaw
     return None
+
+
+def _asked(source: Source, question: Callable[[BinaryIO], Told]) -> Told:
+    try:
+        with _file(source) as file:
+            return question(file)
+    except Refused:
+        raise
+    except Exception as error:  # what a decoder raises on damaged bytes, no library tells
+        raise _refusal(error) from error
 
 
 def _file(source: Source) -> BinaryIO:
@@ -115,7 +126,6 @@ def _filled(file: BinaryIO, size: int) -> BinaryIO:
 
 
 def _decode(file: BinaryIO) -> Picture:
-    Image.init()  # `open(formats=...)` knows only decoders that are loaded
     with _opened(file) as stored:
         width, height = stored.size
         if width * height > PIXELS:
@@ -128,7 +138,15 @@ def _decode(file: BinaryIO) -> Picture:
     return Picture(_rgb(image), mode, format, animated)
 
 
+def _measure(file: BinaryIO) -> Size:
+    with _opened(file) as stored:
+        width, height = stored.size
+        turned = "exif" in stored.info and stored.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (height, width) if turned else (width, height)
+
+
 def _opened(file: BinaryIO) -> Image.Image:
+    Image.init()  # `open(formats=...)` knows only decoders that are loaded
     try:
         return Image.open(file, formats=FORMATS)
     except OSError as error:

@@ -1,6 +1,6 @@
 """What a run leaves out: broken samples, found before its first step; with too many of them it refuses the set.
 
-A data source takes part by `config` (a `ScreenConfig` with `path`), `name(row)` and `flaw(row)`.
+A data source takes part by `config` (a `ScreenConfig` with `path`), `name(row)` and `probe(row)`; see `PictureData`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from apex_cli.config import Section
 from apex_cli.data import store
 from apex_cli.data.ahead import ahead
 from apex_cli.data.flaws import Flaw
+from apex_cli.data.pictures import Source, flaw_of
+from apex_cli.data.pools import Pool, pools
 from apex_cli.data.shards import write_whole
 from apex_cli.errors import DataError
 
@@ -29,7 +31,7 @@ NAMED = 3
 """Samples that an error names before it counts."""
 
 Finding = dict[str, Any]
-"""A line of quarantine.jsonl: `row`, `sample`, `reason`, `told`."""
+"""`row`, `sample`, `reason`, `told`; in quarantine.jsonl also the `path` of the set."""
 
 
 class ScreenConfig(Section):
@@ -38,13 +40,14 @@ class ScreenConfig(Section):
 
 
 def look(data: Any, rows: Sequence[int]) -> Iterator[Finding | None]:
-    """What is wrong with each of `rows`, in their order."""
+    """What is wrong with each of `rows`, in their order; `data` is asked in that order, threads decode."""
 
-    def finding(row: int) -> Finding | None:
-        flaw = data.flaw(row)
+    def finding(probed: tuple[int, Source | Flaw]) -> Finding | None:
+        row, found = probed
+        flaw = found if isinstance(found, Flaw) else flaw_of(found)
         return flaw and {"row": row, "sample": data.name(row), "reason": flaw.reason, "told": flaw.told}
 
-    return ahead(finding, rows)
+    return ahead(finding, ((row, data.probe(row)) for row in rows))
 
 
 def refuse(broken: Sequence[tuple[str, Flaw]], total: int, config: Any) -> None:
@@ -57,7 +60,8 @@ def refuse(broken: Sequence[tuple[str, Flaw]], total: int, config: Any) -> None:
     told = f"{len(broken)} of {total} samples in '{config.path}' are broken ({share:.2%}; data.max_broken allows "
     raise DataError(
         f"{told}{config.max_broken:.2%}): {first}{more}.",
-        f"`apex data check {config.path}` names all of them; mend or remove them, or set data.max_broken.",
+        f"`apex data check {config.path}` names all of them in a folder or in tars; mend or remove them, "
+        "or set data.max_broken.",
     )
 
 
@@ -98,6 +102,14 @@ class Kept:
     @cached_property
     def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps([self._data.fingerprint, self._without]).encode()).hexdigest()
+
+    @cached_property
+    def pools(self) -> list[Pool]:
+        """Those of `data`; one that comes as often as it has rows comes as often as it has rows left."""
+        places = np.full(len(self._data), -1)
+        places[self._rows] = np.arange(len(self))
+        found = [(pool, left[left >= 0]) for pool in pools(self._data) for left in [places[pool.rows]]]
+        return [Pool(left, pool.weight * len(left) / len(pool.rows), pool.size) for pool, left in found if len(left)]
 
     def prompts(self, rows: Sequence[int]) -> list[str]:
         return self._data.prompts(self._of(rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from pydantic import Field
 from torch import Tensor
 
 from apex_cli.data.flaws import Flaw, Refused
-from apex_cli.data.pictures import flaw_of, squares
+from apex_cli.data.picture_data import PictureConfig, PictureData
+from apex_cli.data.pictures import Named, Source
 from apex_cli.data.places import Place
-from apex_cli.data.screen import ScreenConfig
 from apex_cli.data.shards import open_index, read_manifest
 from apex_cli.generation import generator
 
 
-class ShardSetConfig(ScreenConfig):
+class ShardSetConfig(PictureConfig):
     path: str = Field(min_length=1)
     """The folder with `manifest.json`; relative to where the command runs."""
 
@@ -30,21 +31,26 @@ EXTRAS = ("extras_offset", "extras_size")
 COLUMNS = ("key", "prompt", "shard", "seed", "index")
 
 
-class ShardSet:
+class ShardSet(PictureData):
     """`prompts(rows)`, `pixels(rows)` and `noises(rows, shape)` of a finished set."""
 
     Config = ShardSetConfig
 
     def __init__(self, config: ShardSetConfig, resolution: int):
-        self.config, self._folder, self._side = config, Path(config.path).expanduser(), resolution
+        super().__init__(config, resolution)
+        self._folder = Path(config.path).expanduser()
         self._manifest = read_manifest(self._folder)
         self._known = self._manifest["shards"]
-        self.fingerprint = hashlib.sha256(json.dumps(["shards-1", [self._known, resolution]]).encode()).hexdigest()
         stored = EXTRAS if self._manifest.get("encoders") else ()
         self._index = open_index(self._folder).read([*COLUMNS, *PICTURE, *stored])
 
     def __len__(self) -> int:
         return len(self._index)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over resolution, crop, and what the manifest says of every shard."""
+        return hashlib.sha256(json.dumps(["shards-1", [self._known, self.frame]]).encode()).hexdigest()
 
     def prompts(self, rows: Sequence[int]) -> list[str]:
         return [self._told(int(row), "prompt") or "" for row in rows]
@@ -52,18 +58,13 @@ class ShardSet:
     def name(self, row: int) -> str:
         return f"{self._told(row, 'shard')}/{self._told(row, 'key')}"
 
-    def flaw(self, row: int) -> Flaw | None:
-        """Why a row cannot be trained on, if so; decodes its picture."""
+    def probe(self, row: int) -> Source | Flaw:
         if not self.prompts([row])[0].strip():
             return Flaw("caption-empty", "has an empty caption")
-        try:
-            return flaw_of(self._place(row, *PICTURE))
-        except Refused as error:
-            return error.flaw
+        return super().probe(row)
 
-    def pixels(self, rows: Sequence[int]) -> Tensor:
-        """[B, 3, H, W] in [-1, 1]."""
-        return squares([(self.name(int(row)), self._place(int(row), *PICTURE)) for row in rows], self._side)
+    def pictures(self, rows: Sequence[int]) -> list[Named]:
+        return [(self.name(int(row)), self._place(int(row), *PICTURE)) for row in rows]
 
     def noises(self, rows: Sequence[int], shape: Sequence[int]) -> Tensor:
         """The noise that each sample was drawn from, [B, *shape]: a function of its seed and index (`generation`)."""

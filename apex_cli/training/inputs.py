@@ -6,10 +6,11 @@ what, in which process, or when.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
@@ -17,13 +18,14 @@ from torch import nn
 
 from apex_cli.data import screen
 from apex_cli.data.flaws import Flaw
-from apex_cli.data.latents import Latents
+from apex_cli.data.latents import Joined, Latents
+from apex_cli.data.pools import pools
 from apex_cli.data.prompts import Prompts
 from apex_cli.flow.condition import Cond
 from apex_cli.objectives.base import Batch, Needs
 from apex_cli.records import Progress
 from apex_cli.training.parts import Parts
-from apex_cli.training.schedule import rows_of_run
+from apex_cli.training.schedule import Order
 from apex_cli.training.settings import TrainConfig
 
 QUARANTINE = "quarantine.jsonl"
@@ -31,7 +33,7 @@ QUARANTINE = "quarantine.jsonl"
 
 
 class Inputs:
-    """`batch(rows)`, once `prepare()` has run."""
+    """`order.rows(step)`, `batch(rows)` and `latent_shape(rows)`, once `prepare()` has run."""
 
     def __init__(
         self, backbone: Any, data: Any, needs: Needs, parts: Parts, config: TrainConfig, accelerator: Accelerator,
@@ -40,8 +42,9 @@ class Inputs:
         """`about`: names for whoever lists the caches; `data` is that of the data set. `folder`: that of the run."""
         self.backbone, self.data, self.needs, self.config, self.accelerator = backbone, data, needs, config, accelerator
         self.about, self.folder = {name: str(value) for name, value in about.items()}, folder
-        self.left_out = 0
+        self.left_out: list[screen.Finding] = []
         """Broken samples that the run does without; `data` is without them once `prepare()` has run."""
+        self.order: Any = None
         self.live = "text_encoder" in parts.modules
         """Whether the text encoder is trained, so that every step must ask it anew."""
         modules = {
@@ -58,16 +61,31 @@ class Inputs:
 
     def prepare(self) -> Iterator[Progress]:
         """Leave out what is broken, and encode what is not on disk yet."""
-        if hasattr(self.data, "flaw"):
-            yield from self._screen()
+        yield from self._screen()
+        self.order = Order(pools(self.data), self.config.batch, self.config.seed)
         if self.needs.inputs == "latents":
             yield from self._prepare_latents()
         if self.needs.inputs != "pixels" and not self.live:
             yield from self._prepare_prompts()
 
     def _screen(self) -> Iterator[Progress]:
-        """Every rank looks at its share of the samples, unless an earlier run has looked at the same bytes."""
-        accelerator, data = self.accelerator, self.data
+        """Leave out what is broken; each source of a mixture is screened, and may be refused, by itself."""
+        if not hasattr(self.data, "sources"):
+            self.data = yield from self._kept(self.data)
+            return
+        kept: list[Any] = []
+        for source in self.data.sources:
+            kept += [(yield from self._kept(source))]
+        self.data = self.data.over(kept)
+
+    def _kept(self, data: Any) -> Generator[Progress, None, Any]:
+        """`data` without what is broken.
+
+        Every rank looks at its share of the samples, unless an earlier run has looked at the same bytes.
+        """
+        if not hasattr(data, "probe"):
+            return data
+        accelerator = self.accelerator
         known: list[Any] = broadcast_object_list([screen.recall(data) if accelerator.is_main_process else None])
         found = known[0]
         if found is None:
@@ -78,23 +96,24 @@ class Inputs:
             found = sorted(gather_object(own), key=lambda finding: finding["row"])
             if accelerator.is_main_process:
                 screen.remember(data, found)
+        self.left_out += [{"path": data.config.path, **finding} for finding in found]
         if accelerator.is_main_process:
-            screen.write(self.folder / QUARANTINE, found)
+            screen.write(self.folder / QUARANTINE, self.left_out)
         broken = [(finding["sample"], Flaw(finding["reason"], finding["told"])) for finding in found]
         screen.refuse(broken, len(data), data.config)
-        self.left_out = len(found)
-        if found:
-            self.data = screen.Kept(data, [finding["row"] for finding in found])
+        return screen.Kept(data, [finding["row"] for finding in found]) if found else data
 
     def _prepare_latents(self) -> Iterator[Progress]:
         if not hasattr(self.data, "pixels"):
             self.latents = self.data.latents()
             return
-        self.latents = Latents(self.backbone, self.data, self.accelerator.device, self.about)
-        yield from self._fill("encode images", self.latents)
+        sources = getattr(self.data, "sources", [self.data])  # each has its own cache, whatever it is mixed with
+        self.latents = Joined([Latents(self.backbone, one, self.accelerator.device, self.about) for one in sources])
+        for part in self.latents.parts:
+            yield from self._fill("encode images", part)
 
     def _prepare_prompts(self) -> Iterator[Progress]:
-        rows = rows_of_run(len(self.data), self.config.batch, self.config.seed, self.config.steps)
+        rows = self.order.of_run(self.config.steps)
         prompts = dict.fromkeys(self.data.prompts(rows.tolist()) + ([""] if self.needs.uncond else []))
         if not hasattr(self.backbone, "text_encoder"):
             self.conds = {prompt: self.backbone.encode_prompts([prompt]) for prompt in prompts}
@@ -116,6 +135,12 @@ class Inputs:
         if accelerator.is_main_process:
             cache.store.finish()
         cache.open()
+
+    def latent_shape(self, rows: np.ndarray) -> tuple[int, ...]:
+        """(C, h, w) of the latents of a step with these rows."""
+        if self.needs.inputs != "latents":
+            return self.backbone.latent_shape
+        return tuple(self.latents[torch.as_tensor(rows[:1])].shape[1:])
 
     def batch(self, rows: list[int]) -> Batch:
         """The rows of a micro-batch, as the objective asks for them, on the device that trains."""

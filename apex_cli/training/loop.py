@@ -32,7 +32,7 @@ from apex_cli.training import checkpoint, lora, sharding
 from apex_cli.training.compiling import compile_blocks
 from apex_cli.training.inputs import Inputs
 from apex_cli.training.parts import Parts
-from apex_cli.training.schedule import micro_slices, rows_of_step
+from apex_cli.training.schedule import micro_slices
 from apex_cli.training.settings import TrainConfig
 from apex_cli.training.telemetry import Telemetry
 from apex_cli.training.trained import Trained
@@ -150,8 +150,9 @@ class Trainer:
     def _optimize(self) -> tuple[float, dict[str, float], float]:
         """One optimizer step; returns the loss, its parts and the gradient norm, averaged over the global batch."""
         config, accelerator = self.config, self.accelerator
-        rows = rows_of_step(len(self.inputs.data), config.batch, config.seed, self.step)
-        draws = self.objective.draw((config.batch, *self.backbone.latent_shape), generator(config.seed, self.step, 1))
+        rows = self.inputs.order.rows(self.step)
+        shape = (config.batch, *self.inputs.latent_shape(rows))
+        draws = self.objective.draw(shape, generator(config.seed, self.step, 1))
         measure = self.step % config.telemetry_every == 0
         sums: dict[str, Tensor] = {}
         for micro in micro_slices(
@@ -269,7 +270,7 @@ class Trainer:
                 raise Stopped(self.stop_signal, "Stopped before the first step.", remedy)
             yield event
         self.inputs.place("cpu")
-        self.telemetry.note({"left_out": self.inputs.left_out} if self.inputs.left_out else {})
+        self.telemetry.note({"left_out": len(self.inputs.left_out)} if self.inputs.left_out else {})
 
     def _sample(self) -> None:
         if self.job.on_sample is not None and (self.sharded or self.accelerator.is_main_process):

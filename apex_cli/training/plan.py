@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from apex_cli.backbones.compact import numel
+from apex_cli.data.pools import pools
 from apex_cli.errors import UsageError
 from apex_cli.objectives.base import Objective
 from apex_cli.training.cost import Bench, Evaluations, StepCost
 from apex_cli.training.gpus import Gpu
 from apex_cli.training.memory import Memory, latent_bytes, module_bytes, of_run, trained_bytes
-from apex_cli.training.schedule import micro_slices, rows_of_step
+from apex_cli.training.schedule import Order, micro_slices
 from apex_cli.training.settings import TrainConfig
 
 ZOOM = 2
@@ -111,7 +112,7 @@ def make(
         raise UsageError(f"train.batch = {config.batch} cannot be shared by {ranks} ranks.", "Change either.")
     slices = micro_slices(config.batch, ranks, 0, config.micro_batch)
     size, inputs = slices[0].stop - slices[0].start, objective.needs.inputs
-    rows = rows_of_step(len(data), config.batch, config.seed, 0)[:size].tolist()
+    rows = Order(pools(data), config.batch, config.seed).rows(0)[:size].tolist()
     bench = Bench(backbone, objective, config, [] if inputs == "pixels" else data.prompts(rows), size)
     tokens, kept = (0, 0) if inputs == "pixels" else bench.prompt()
     cost = bench.cost(objective, accumulate=len(slices) > 1)
@@ -143,11 +144,11 @@ def _parameters(bench: Bench) -> Parameters:
 
 def _distinct_prompts(data: Any, config: TrainConfig) -> int:
     """Distinct prompts among the rows that the run visits, from a sample (Chao's estimator of unseen species)."""
-    visited = min(len(data), config.steps * config.batch)
-    seen = min(visited, SAMPLED_PROMPTS)
-    rows = rows_of_step(len(data), seen, config.seed, 0).tolist()
-    counts = Counter(data.prompts(rows))
-    if seen == visited:
+    run = Order(pools(data), config.batch, config.seed).of_run(config.steps)
+    visited = len(run)
+    rows = run[:: -(-visited // SAMPLED_PROMPTS)]
+    counts = Counter(data.prompts(rows.tolist()))
+    if len(rows) == visited:
         return len(counts)
     once, twice = (sum(n == times for n in counts.values()) for times in (1, 2))
     return min(visited, len(counts) + once * (once - 1) // (2 * (twice + 1)))
