@@ -1,7 +1,7 @@
 """Plans of the full-size recipes, made on a machine that has neither their weights nor a GPU, into docs/plans.md.
 
-The models are folders of configurations only: the published sizes of transformer, text encoder and autoencoder, with the
-tokenizer of the shapes world instead of the real one. 64 blank pictures carry captions that make 128 tokens.
+The models are folders of configurations only: the published sizes of transformer, text encoder and autoencoder, with
+the tokenizer of the shapes world instead of the real one. 64 blank pictures carry captions that make 128 tokens.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ PLANS: list[tuple[str, str, list[str]]] = [
     ("sana_600m_full", "sana_600m", EIGHT),
     ("sana_1600m_full", "sana_1600m", EIGHT),
     ("qwen_lora_r64", "qwen", ["--gpu", "rtx4090-24gb", "--set", "backbone.dtype=nf4"]),
-    ("qwen_lora_r64", "qwen", ["--gpu", "rtx4090-24gb", "--set", "backbone.dtype=fp8", "--set", "backbone.offload=true"]),
+    (
+        "qwen_lora_r64",
+        "qwen",
+        ["--gpu", "rtx4090-24gb", "--set", "backbone.dtype=fp8", "--set", "backbone.offload=true"],
+    ),
 ]
 """(recipe, model, flags)."""
 ABOUT = """# Plans of full-size runs
@@ -69,7 +73,7 @@ What of it was held against something:
   (tests/training/test_memory.py). Sharded, offloaded and full-size figures were held against nothing; what kernels and
   the allocator take for themselves comes on top;
 - time: the data sheet's rate times an assumed 35 %. Held against nothing.
-"""
+"""  # noqa: E501
 
 
 def save_module(module: Any, folder: Path) -> None:
@@ -89,8 +93,12 @@ def write(folder: Path, pipeline: str, parts: dict[str, Any]) -> Path:
 
 
 def qwen(folder: Path) -> Path:
-    from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImagePipeline
-    from diffusers import QwenImageTransformer2DModel
+    from diffusers import (
+        AutoencoderKLQwenImage,
+        FlowMatchEulerDiscreteScheduler,
+        QwenImagePipeline,
+        QwenImageTransformer2DModel,
+    )
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     bare: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer", "transformer"))
@@ -166,7 +174,9 @@ def main() -> None:
             took = time.process_time() - began
             print(f"{recipe} {' '.join(flags)}: {took:.0f} s of one core", file=sys.stderr, flush=True)
             told = told.replace(str(path), model).replace(str(data), "data/pictures")
-            page.append(f"## {recipe}\n\n```text\n$ apex train {recipe} --plan {' '.join(flags)}\n\n{told.strip()}\n```\n")
+            page.append(
+                f"## {recipe}\n\n```text\n$ apex train {recipe} --plan {' '.join(flags)}\n\n{told.strip()}\n```\n"
+            )
     Path("docs/plans.md").write_text("\n".join(page), encoding="utf-8")
 
 
