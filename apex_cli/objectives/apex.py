@@ -24,10 +24,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal, cast
 
 import torch
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 from torch import Generator, Tensor
 
 from apex_cli.config import Section
@@ -52,8 +53,11 @@ class ApexConfig(Section):
     """lambda of Eq 22-24: 0 is pure data, 1 pure self-consistency; for supervision = "mix"."""
     weighting: Weighting = "uniform"
     """Of sup and mix."""
-    coupling: Literal["independent", "data"] = "independent"
-    """The noise of sup and mix: drawn anew, or the one that the data says its image was made from (reflow)."""
+    coupling: Literal["independent", "data", "real"] = "independent"
+    """Image and noise of sup and mix: a fresh noise for each image; the noise that the data says its image was made
+    from (reflow); or a fresh noise and what v_real makes of it in the Euler steps of `rollout`."""
+    rollout: tuple[float, ...] = (1.0, 0.91, 0.82, 0.72, 0.6)
+    """Times of coupling = "real", descending from 1; the last step goes to 0."""
     fake_gradient: Literal["through", "stop"] = "stop"
     """Whether L_fake also trains the sample it is fitted on (Eq 12: through; on own samples that undoes the match)."""
     real: Real = "self"
@@ -72,6 +76,19 @@ class ApexConfig(Section):
     def _paper_without_match(cls, data: Any) -> Any:
         """lambda_g = 0 asks for the paper's Eq 25, so what is not set follows the paper and not our defaults."""
         return PAPER | data if isinstance(data, dict) and data.get("lambda_g") == 0 else data
+
+    @model_validator(mode="after")
+    def _asks_another(self) -> ApexConfig:
+        if self.coupling == "real" and self.real == "self":
+            raise ValueError('coupling = "real" asks a network beside the student: set real = "base" or "ema"')
+        return self
+
+    @field_validator("rollout")
+    @classmethod
+    def _descends_from_noise(cls, times: tuple[float, ...]) -> tuple[float, ...]:
+        if not times or times[0] != 1 or times[-1] <= 0 or any(s >= t for t, s in pairwise(times)):
+            raise ValueError("must descend from 1 and stay above 0")
+        return times
 
     @model_validator(mode="after")
     def _has_a_term(self) -> ApexConfig:
@@ -160,11 +177,12 @@ class Apex:
     def __init__(self, config: ApexConfig, cond_dim: int, pooled_dim: int = 0):
         self.config = config
         self.modules = self.shift = ConditionShift(config.condition_shift, cond_dim, pooled_dim)
-        matched = config.lambda_g > 0
-        self.guided = matched and config.guidance != 1
+        self.made = config.coupling == "real" and config.lambda_e > 0
+        asked = config.lambda_g > 0 or self.made
+        self.guided = asked and config.guidance != 1
         self.mixed = config.lambda_e > 0 and config.supervision == "mix" and config.mix > 0
         self.needs = Needs(
-            real=config.real if matched else None,
+            real=config.real if asked else None,
             uncond=self.guided or config.caption_dropout > 0,
             noise=config.lambda_e > 0 and config.coupling == "data",
         )
@@ -185,6 +203,8 @@ class Apex:
     def loss(self, nets: Nets, batch: Batch, draws: Draws) -> Loss:
         if self.config.caption_dropout > 0:
             batch = replace(batch, cond=batch.cond.where(draws["drop"], cast(Cond, batch.uncond)))
+        if self.made:
+            batch = replace(batch, x=self._made_of(nets, batch, draws["noise"]))
         loss = Loss(parts={}, weights={})
         terms = self._on_own_samples if self.config.lambda_g > 0 else self._on_data
         terms(loss, nets, batch, draws)
@@ -251,16 +271,30 @@ class Apex:
         }
 
     @torch.no_grad()
+    def _made_of(self, nets: Nets, batch: Batch, noise: Tensor) -> Tensor:
+        """Where v_real leads each noise, in the Euler steps of `rollout`, [B, C, h, w]."""
+        x_t, times = noise, [noise.new_full((len(batch),), t) for t in self.config.rollout]
+        for t, following in zip(times, [*times[1:], 0 * times[0]], strict=True):
+            velocity = self._guided(ask(cast(Velocity, nets.real), *self._real_queries(batch, x_t, t)))
+            x_t = x_t + (following - t).reshape(-1, *[1] * (x_t.ndim - 1)) * velocity
+        return x_t
+
+    def _real_queries(self, batch: Batch, x_t: Tensor, t: Tensor) -> list[Query]:
+        return [(x_t, t, batch.cond)] + ([(x_t, t, cast(Cond, batch.uncond))] if self.guided else [])
+
+    def _guided(self, answers: Sequence[Tensor]) -> Tensor:
+        """v_real of the answers to `_real_queries`."""
+        return guided(*answers, self.config.guidance) if self.guided else answers[0]
+
+    @torch.no_grad()
     def _both_velocities(self, nets: Nets, batch: Batch, x_s: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(v_fake, v_real, v_real before guidance) at x_s; with real = "self" all from one forward of the student."""
-        fake = (x_s, s, self.shift(batch.cond))
-        real = [(x_s, s, batch.cond)] + ([(x_s, s, cast(Cond, batch.uncond))] if self.guided else [])
+        fake, real = (x_s, s, self.shift(batch.cond)), self._real_queries(batch, x_s, s)
         if self.config.real == "self":
-            v_fake, v_cond, *v_uncond = ask(nets.student, fake, *real)
+            v_fake, *answers = ask(nets.student, fake, *real)
         else:
-            (v_fake,), (v_cond, *v_uncond) = ask(nets.student, fake), ask(cast(Velocity, nets.real), *real)
-        v_real = guided(v_cond, v_uncond[0], self.config.guidance) if v_uncond else v_cond
-        return v_fake, v_real, v_cond
+            (v_fake,), answers = ask(nets.student, fake), ask(cast(Velocity, nets.real), *real)
+        return v_fake, self._guided(answers), answers[0]
 
     def _add(self, loss: Loss, name: str, error: Tensor, factor: float) -> None:
         loss.parts[name], loss.weights[name] = error.mean(), factor

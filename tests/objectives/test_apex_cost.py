@@ -24,6 +24,11 @@ GRAD, NO_GRAD = True, False
         ({"guidance": 4}, [(2 * B, GRAD), (3 * B, NO_GRAD), (B, GRAD)], []),
         ({"real": "base"}, [(2 * B, GRAD), (B, NO_GRAD), (B, GRAD)], [B]),
         ({"real": "ema", "guidance": 4, "lambda_e": 0}, [(B, GRAD), (B, NO_GRAD), (B, GRAD)], [2 * B]),
+        (
+            {"real": "base", "coupling": "real", "rollout": (1, 0.5)},
+            [(2 * B, GRAD), (B, NO_GRAD), (B, GRAD)],
+            [B, B, B],
+        ),
         ({"lambda_g": 0}, [(B, GRAD), (B, GRAD), (B, NO_GRAD)], []),
         ({"lambda_g": 0, "real": "base", "guidance": 4}, [(B, GRAD), (B, GRAD), (B, NO_GRAD)], []),
         ({"lambda_g": 0, "mix": 0}, [(B, GRAD), (B, GRAD)], []),
@@ -47,6 +52,7 @@ def test_forwards_of_a_step(student, batch, config, student_calls, real_rows):
         ({"caption_dropout": 0.1, "lambda_g": 0}, Needs(uncond=True)),
         ({"coupling": "data"}, Needs(real="self", noise=True)),
         ({"coupling": "data", "lambda_e": 0}, Needs(real="self")),
+        ({"coupling": "real", "real": "base", "lambda_g": 0, "guidance": 2}, Needs(real="base", uncond=True)),
     ],
 )
 def test_needs_name_only_what_is_used(config, needs):

@@ -156,3 +156,21 @@ def test_the_noise_of_the_data_takes_the_place_of_a_fresh_one(student, batch):
     regression = squared_error(path.endpoint(student(noise, one, batch.cond), noise, one), batch.x).mean()
     torch.testing.assert_close(loss.parts["sup"], regression)
     assert fresh.loss(nets, batch, make_draws(fresh)).parts["sup"] != loss.parts["sup"]
+
+
+def test_what_the_real_velocity_makes_of_a_noise_takes_the_place_of_the_data(student, batch):
+    """coupling = "real": Euler steps of the guided v_real at the times of `rollout`, written out."""
+    config = {"times": {"kind": "point", "at": 1.0}, "real": "base", "guidance": 3, "rollout": (1.0, 0.6)}
+    made, draws = objective(**config, coupling="real"), make_draws(objective(**config))
+    one, z = torch.ones(len(batch), dtype=batch.x.dtype), draws["noise"]
+
+    def real(x_t, t):
+        cond, uncond = student(x_t, t, batch.cond), student(x_t, t, batch.uncond)
+        return uncond + 3 * (cond - uncond)
+
+    with torch.no_grad():
+        x_t = z - 0.4 * real(z, one)
+        image = x_t - 0.6 * real(x_t, 0.6 * one)
+        regression = squared_error(path.endpoint(student(z, one, batch.cond), z, one), image).mean()
+    found = made.loss(Nets(student, student), batch, draws).parts["sup"]
+    torch.testing.assert_close(found.detach(), regression)
