@@ -39,8 +39,8 @@ def test_this_machine_can_run_the_embedded_world(capsys):
     assert found["machine", "python"]["found"].startswith("3.")
     assert found["library", "torch"]["found"] == metadata.version("torch")
     assert found["model", "shapes_student"]["state"] == "ok"
-    assert found["recipe", "shapes_base"] == {
-        "topic": "recipe", "name": "shapes_base", "state": "ok", "found": "can run", "fix": ""
+    assert found["recipe", "shapes_student"] == {
+        "topic": "recipe", "name": "shapes_student", "state": "ok", "found": "can run", "fix": ""
     }  # fmt: skip
     assert {name for topic, name in found if topic == "recipe"} == set(recipe.recipe_names("train"))
     assert next(f for (topic, _), f in found.items() if topic == "hub")["fix"] == "unset HF_HUB_OFFLINE"
