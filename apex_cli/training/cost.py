@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
+from apex_cli.backbones import blocks
 from apex_cli.backbones.compact import compact_layers
 from apex_cli.flow.condition import Cond
 from apex_cli.objectives.base import Batch, Nets, Objective
@@ -112,17 +113,28 @@ class Bench:
                 self.modules[name] = module
         if objective.modules is not None:
             self.modules["objective"] = objective.modules
+        network = backbone.network
+        self.repeats = Repeats(network, self.parts.recompute.of, self._make)  # blocks that are never asked stay meta
+        lists = {part for _, part in blocks.lists(network)}
         with self.mode:
-            for module in self.modules.values():
-                module.to_empty(device="cpu")
-                for part in module.modules():
-                    if hasattr(part, "tie_weights"):
-                        part.tie_weights()  # undone by to_empty
-            for layer in compact_layers(backbone.network):
-                layer.away = tuple(torch.empty_like(value, device="cpu") for value in layer.away)
-        self.repeats = Repeats(backbone.network, self.parts.recompute.of)
+            network.to_empty(device="cpu", recurse=False)
+        asked = [part for part in network.children() if part not in lists]
+        asked += [part for name, part in self.modules.items() if name != "transformer"]
+        for part in asked:
+            if part is not self.modules.get("vae") or objective.needs.inputs == "pixels":
+                self._make(part)
         self.conds: dict[tuple[str, ...], Cond] = {}
         self.forwards: dict[str, int] = {}
+
+    def _make(self, module: nn.Module) -> None:
+        """Turn meta tensors into fake ones of the CPU."""
+        with self.mode:
+            module.to_empty(device="cpu")
+            for part in module.modules():
+                if hasattr(part, "tie_weights"):
+                    part.tie_weights()  # undone by to_empty
+            for layer in compact_layers(module):
+                layer.away = tuple(torch.empty_like(value, device="cpu") for value in layer.away)
 
     def cond(self, prompts: list[str]) -> Cond:
         """Embeddings of `prompts`; with a gradient, and anew each time, where the text encoder is trained."""

@@ -34,10 +34,14 @@ class Count:
 
 
 class Repeats:
-    """The runs of equal blocks in the lists of `network`; `traits`: what else makes blocks different."""
+    """The runs of equal blocks in the lists of `network`; `traits`: what else makes blocks different; `ready` is told
+    each block before it is first used."""
 
-    def __init__(self, network: nn.Module, traits: Callable[[nn.Module], Hashable] = lambda _: None):
-        self.network = network
+    def __init__(
+        self, network: nn.Module, traits: Callable[[nn.Module], Hashable], ready: Callable[[nn.Module], object]
+    ):
+        self.network, self.ready = network, ready
+        self.used: set[nn.Module] = set()
         self.runs: list[tuple[str, list[nn.Module]]] = []
         for name, held in lists(network):
             for _, run in groupby(held, lambda block: (_shape(block), traits(block))):
@@ -49,7 +53,7 @@ class Repeats:
         full = list(self.depths)
         long = [i for i, depth in enumerate(full) if depth > WORTH]
         if not long:
-            return count()
+            return self._whole(count)
         shallow = [SHALLOW if i in long else depth for i, depth in enumerate(full)]
         with self._cut(shallow):
             base = self._placed(count(), long)
@@ -57,7 +61,11 @@ class Repeats:
         for i in long:
             with self._cut([depth + (i == j) for j, depth in enumerate(shallow)]):
                 deeper.append((full[i] - SHALLOW, self._placed(count(), long)))
-        return _extended(base, deeper) or count()
+        return _extended(base, deeper) or self._whole(count)
+
+    def _whole(self, count: Callable[[], Count]) -> Count:
+        with self._cut(list(self.depths)):
+            return count()
 
     @contextmanager
     def watched(self, live: Live) -> Iterator[None]:
@@ -77,6 +85,9 @@ class Repeats:
         kept: dict[str, list[nn.Module]] = {name: [] for name in held}
         for (name, run), depth in zip(self.runs, depths, strict=True):
             kept[name] += run[:depth]
+        for block in (block for few in kept.values() for block in few if block not in self.used):
+            self.ready(block)
+            self.used.add(block)
         try:
             for name, few in kept.items():
                 setattr(self.network, name, nn.ModuleList(few))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import tiny_pipelines
-import torch
 from tiny_runs import TINY, own_cache  # noqa: F401
 
 from apex_cli import build
@@ -16,12 +15,13 @@ from apex_cli.training.settings import LoraSettings, TrainConfig
 
 PROMPTS = ["a red cube", "a photo of two blue spheres and a green star"]
 DEEP = {
-    "sana": {"layers": 11},
-    "qwen_image": {"layers": 10},
-    "flux": {"num_layers": 8, "num_single_layers": 9},
-    "sd3": {"num_layers": 20, "dual_attention_layers": tuple(range(9))},
-    "zimage": {"n_layers": 9},
+    "sana": {"layers": 8},
+    "qwen_image": {"layers": 9},
+    "flux": {"num_layers": 8, "num_single_layers": 8},
+    "sd3": {"num_layers": 11, "dual_attention_layers": (0, 1)},
+    "zimage": {"n_layers": 8},
 }
+"""Eight equal blocks somewhere in each, so that they are not all counted."""
 FULL = {"steps": 1, "batch": 2}
 LORA = FULL | {"tuning": "lora", "lora": LoraSettings(rank=4), "precision": "bf16"}
 APEX = {"real": "base", "lambda_e": 0.0, "guidance": 2.0}
@@ -70,8 +70,18 @@ def both(made: Bench, objective, accumulate: bool, monkeypatch) -> tuple[StepCos
     return shallow, made.cost(objective, accumulate), forward, made.forward(objective)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("sana", "full"),
+        ("sana", "half"),
+        ("qwen_image", "full"),  # its gradients outgrow what its blocks keep, so that the peak is at another moment
+        ("qwen_image", "each graph"),
+        ("flux", "lora"),
+        ("sd3", "checkpointed"),
+        ("zimage", "half"),
+    ],
+)
 def test_it_equals_the_whole(name, case, folders, monkeypatch):
     made, objective = bench(name, folders.get(name), case)
     counted = []
@@ -81,11 +91,3 @@ def test_it_equals_the_whole(name, case, folders, monkeypatch):
     assert counted and None not in counted
     assert forward == forward_deep
     assert shallow == deep
-
-
-def test_the_highest_moment_may_be_another_than_in_a_shallow_network(folders, monkeypatch):
-    """Gradients of a deep network outgrow what its blocks keep."""
-    made, objective = bench("qwen_image", None, "full")
-    with torch.device("meta"):
-        found = both(made, objective, False, monkeypatch)
-    assert found[0].peak == found[1].peak > found[0].activations
