@@ -141,8 +141,9 @@ def _layers(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
             if "norm" in path or "lora_" in path:
                 continue
             for name, layer in parent.named_children():
-                frozen = type(layer) is nn.Linear and not layer.weight.requires_grad
-                if frozen and "norm" not in name and layer.weight.numel() % GROUP == 0:
+                if type(layer) is not nn.Linear or layer.weight.requires_grad:
+                    continue
+                if "norm" not in name and layer.weight.numel() % GROUP == 0:
                     yield parent, name, layer
 
 

@@ -86,13 +86,13 @@ def _limits(
         read = recipes.load(recipe, overrides)
         settings, column = read.backbone.config, getattr(read.data.config, "caption_column", None)
         model = build.skeleton(read.backbone.name, settings)
-        given = {"side": model.config.resolution, "tokens": model.config.max_tokens}
+        given |= {"side": model.config.resolution, "tokens": model.config.max_tokens}
         given["count"] = tokenizers.counter(tokenizers.longest(model.pipeline))
     if tokenizer:
         from apex_cli.backbones import tokenizers
 
         given["count"] = tokenizers.counter(tokenizers.load(tokenizer))
-    chosen = {"side": side, "tokens": tokens}
+    chosen: dict[str, Any] = {"side": side, "tokens": tokens}
     return Limits(**given | {name: value for name, value in chosen.items() if value is not None}), column
 
 

@@ -122,7 +122,8 @@ def _flags(given: dict[str, Any]) -> list[Flag]:
     """What stands on the command line, as values over the recipe."""
     from apex_cli.drafts import Flag
 
-    return [Flag(*name.split(), value) for name, value in given.items() if value is not None]
+    named = ((*name.split(), value) for name, value in given.items() if value is not None)
+    return [Flag(flag, key, value) for flag, key, value in named]
 
 
 def _part(shard: str | None) -> tuple[int, int]:

@@ -31,7 +31,8 @@ OWN = {"name", "weight"}
 def _settings(name: str) -> Any:
     """The settings of the reader `name`, with those of a source."""
     base = registry.resolve("data", name).Config
-    return create_model(f"{base.__name__}Source", __base__=base, name=(Literal[name], ...), weight=(PositiveFloat, 1.0))
+    own: dict[str, Any] = {"name": (Literal[name], ...), "weight": (PositiveFloat, 1.0)}
+    return create_model(f"{base.__name__}Source", __base__=base, **own)
 
 
 _READERS = tuple(_settings(name) for name in registry.names("data") if name not in ALONE)

@@ -93,7 +93,7 @@ class PictureData(ABC):
         return [Pool(own, len(own), size) for own, size in zip(rows, self._table, strict=True) if len(own)]
 
     def _size(self, row: int) -> Size:
-        return (self.resolution,) * 2 if self._crop == "centre" else self._table[self._numbers[row]]
+        return (self.resolution, self.resolution) if self._crop == "centre" else self._table[self._numbers[row]]
 
     @cached_property
     def _table(self) -> list[Size]:

@@ -108,5 +108,7 @@ class ClipScorer:
         from PIL import Image, ImageOps
 
         image = ImageOps.fit(Image.fromarray(pixels), (self.side, self.side), Image.Resampling.BICUBIC)
-        scaled = (np.asarray(image, np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
+        scaled = (np.asarray(image, np.float32) / 255 - np.asarray(self.mean, np.float32)) / np.asarray(
+            self.std, np.float32
+        )
         return scaled.transpose(2, 0, 1)

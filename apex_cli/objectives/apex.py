@@ -284,7 +284,7 @@ class Apex:
 
     def _guided(self, answers: Sequence[Tensor]) -> Tensor:
         """v_real of the answers to `_real_queries`."""
-        return guided(*answers, self.config.guidance) if self.guided else answers[0]
+        return guided(answers[0], answers[1], self.config.guidance) if self.guided else answers[0]
 
     @torch.no_grad()
     def _both_velocities(self, nets: Nets, batch: Batch, x_s: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:

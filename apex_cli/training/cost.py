@@ -131,8 +131,8 @@ class Bench:
         with self.mode:
             module.to_empty(device="cpu")
             for part in module.modules():
-                if hasattr(part, "tie_weights"):
-                    part.tie_weights()  # undone by to_empty
+                if callable(tie := getattr(part, "tie_weights", None)):
+                    tie()  # undone by to_empty
             for layer in compact_layers(module):
                 layer.away = tuple(torch.empty_like(value, device="cpu") for value in layer.away)
 

@@ -8,7 +8,7 @@ with three equal blocks and one with four therefore tell every number of a step 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -29,7 +29,7 @@ WORTH = 2 * SHALLOW + 1
 class Count:
     """`numbers`: linear in the depth."""
 
-    numbers: dict[str, float]
+    numbers: Mapping[str, float]
     course: Course = field(default_factory=dict)
 
 

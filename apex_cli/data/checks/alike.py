@@ -94,7 +94,7 @@ class Ledger:
             ).fetchone()
             if ids:
                 told = f"looks like {{}} ({bits} of 63 bits, colours within {colour:.0%})"
-                yield self._repeat(*ids, "picture-near", told)
+                yield self._repeat(ids[0], ids[1], "picture-near", told)
 
     def _repeat(self, later: int, first: int, reason: str, told: str) -> Repeat:
         named = [
