@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-
 Course = dict[tuple[Hashable, int], list[tuple[int, int]]]
 """(bytes alive, those of them that are gradients) after each operation, by place and the number of its visit."""
 

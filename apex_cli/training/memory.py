@@ -56,7 +56,11 @@ def of_run(bench: Bench, objective: Objective, data: Any, cost: StepCost, ranks:
         "real network": copied,
         "gathered weights": sharded.gathered if sharded is not None else max(away, default=0) if on_gpu else 0,
     }
-    host = {"idle encoders": idle, "offloaded weights": sum(away), "latents": 0 if hasattr(data, "pixels") else latent_bytes(bench, data)}
+    host = {
+        "idle encoders": idle,
+        "offloaded weights": sum(away),
+        "latents": 0 if hasattr(data, "pixels") else latent_bytes(bench, data),
+    }
     step = cost.peak - (trained - held)
     update = held * (2 if ranks > 1 else 1)  # several ranks average one flat copy
     passing = max(step, update, idle) if on_gpu else max(step, update) + sum(host.values())

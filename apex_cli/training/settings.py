@@ -8,7 +8,6 @@ from pydantic import Field
 
 from apex_cli.config import Section
 
-
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
