@@ -2,8 +2,7 @@
 
 A packed layer computes in bf16. A weight is made whole for one product and dropped; a backward makes it whole again, so
 that no graph holds on to it. Numbers are those of an ordinary layer whose weight was rounded to the format
-(`round_weights`): loading, LoRA, fusing and export see ordinary layers, and a step or a picture of the compact ones is
-the same.
+(`round_weights`): loading, LoRA, fusing and export see ordinary layers, and a step or a picture is the same.
 
 fp8 is e4m3 with a power of two for each row, so that packing what was rounded before loses nothing. NF4 is that of
 QLoRA (arXiv 2305.14314) as bitsandbytes computes it: 4 bits a number, a float32 for each 64.

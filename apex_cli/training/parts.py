@@ -43,10 +43,8 @@ class Parts:
             lora.add(backbone.network, config.lora, backbone.lora_targets, config.seed)
             compact.compress(backbone)
             if config.sharding == "fsdp" and any(compact.compact_layers(backbone.network)):
-                raise UsageError(
-                    "Compact or offloaded weights cannot be sharded.",
-                    'Set backbone.dtype = "bf16" and offload = false, or train.sharding = "none".',
-                )
+                remedy = 'Set backbone.dtype = "bf16" and offload = false, or train.sharding = "none".'
+                raise UsageError("Compact or offloaded weights cannot be sharded.", remedy)
         else:
             for module in self.modules.values():
                 module.requires_grad_(True)
