@@ -64,8 +64,8 @@ What of it was held against something:
 
 - parameters: the published counts of the transformers (tests/training/test_full_size.py);
 - FLOPs: torch's formulas on the real modules and the real loss. Qwen-Image's 20 B are counted from a few of the
-  sixty equal blocks; a test counts all sixty and finds the same number, and four blocks of full width agree with published
-  ratios within 1.5 %;
+  sixty equal blocks; a test counts all sixty and finds the same number, and four blocks of full width agree with
+  published ratios within 1.5 %;
 - memory: within 10 % of the allocator's record for real steps of tiny pipelines on a CPU, without sharding
   (tests/training/test_memory.py). Sharded, offloaded and full-size figures were held against nothing; what kernels and
   the allocator take for themselves comes on top;
