@@ -28,6 +28,7 @@ import torch
 
 from apex_cli import build
 from apex_cli.backbones.qwen_image import QwenImage, QwenImageConfig
+from apex_cli.data.pools import pools
 from apex_cli.flow.condition import Cond
 from apex_cli.generation import SampleConfig
 from apex_cli.recipe import Choice
@@ -37,6 +38,7 @@ from apex_cli.training.cost import Bench
 from apex_cli.training.loop import Job, Trainer
 from apex_cli.training.memory import of_run
 from apex_cli.training.plan import matmul_rate
+from apex_cli.training.schedule import Order
 from apex_cli.training.settings import LoraSettings, TrainConfig
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -159,6 +161,7 @@ def measured(model: Headless, kind: str, train: TrainConfig, steps: int) -> tupl
             model, objective(kind, model), data, train, SampleConfig(), Path(folder), recipe="", identity=IDENTITY
         )
         trainer = Trainer(job)
+        trainer.inputs.order = Order(pools(data), train.batch, train.seed)
         trainer.inputs.latents = torch.randn(len(data), *model.latent_shape)
         prompts = ["", *data.prompts(range(len(data)))]
         trainer.inputs.conds = {prompt: model.encode_prompts([prompt]) for prompt in prompts}

@@ -24,7 +24,7 @@ from apex_cli.worlds.shapes.vocabulary import normalise
 class Oracle:
     """A backbone whose latents are pixels; the embedding of a prompt is its place in the split, plus `shift`."""
 
-    Config = Section
+    Config, config = Section, Section()
     lora_targets = ()
     latent_shape = (3, 64, 64)
     cond_dim = 1
