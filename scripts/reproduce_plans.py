@@ -1,7 +1,7 @@
 """Plans of the full-size recipes, made on a machine that has neither their weights nor a GPU, into docs/plans.md.
 
 The models are folders of configurations only: the published sizes of transformer, text encoder and autoencoder, with
-the tokenizer of the shapes world instead of the real one. 64 blank pictures carry captions that make 128 tokens.
+the tokenizer of the shapes world instead of the real one. 64 blank pictures carry captions of about 128 tokens.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ ABOUT = """# Plans of full-size runs
 
 What `apex train RECIPE --plan` prints for released models, without a weight and on one CPU core. **These are
 estimates: no run of this size has been made.** The models are folders of configurations of the published sizes, the
-captions 128 tokens long (of the shapes world's tokenizer), the data 64 pictures, so that the disk holds little of them.
+captions about 128 tokens long (of the shapes world's tokenizer), the data 64 pictures. The settings of the recipe,
+which the command prints first, are left out.
 
 What of it was held against something:
 
@@ -134,8 +135,8 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "sana_600m": lambda folder: sana(folder, SANA_600M),
     "sana_1600m": lambda folder: sana(folder, {}),
 }
-WORDS = {"qwen": 121, "sana_600m": 127, "sana_1600m": 127}
-"""Of a caption, each a token; what the pipelines add makes 128."""
+WORDS = {"qwen": 123, "sana_600m": 127, "sana_1600m": 127}
+"""Of a caption, each a token; the pipelines add a few."""
 
 
 def pictures(folder: Path, words: int) -> Path:
@@ -156,6 +157,11 @@ def planned(arguments: Sequence[str]) -> str:
     return out.getvalue()
 
 
+def tables(told: str) -> str:
+    """The plan without the recipe above it."""
+    return "\n".join(line.rstrip() for line in told[told.index("\nBatch ") + 1 :].strip().splitlines())
+
+
 def main() -> None:
     page = [ABOUT]
     with tempfile.TemporaryDirectory() as place:
@@ -170,9 +176,8 @@ def main() -> None:
             )
             took = time.process_time() - began
             print(f"{recipe} {' '.join(flags)}: {took:.0f} s of one core", file=sys.stderr, flush=True)
-            told = told.replace(str(path), model).replace(str(data), "data/pictures")
             page.append(
-                f"## {recipe}\n\n```text\n$ apex train {recipe} --plan {' '.join(flags)}\n\n{told.strip()}\n```\n"
+                f"## {recipe}\n\n```text\n$ apex train {recipe} --plan {' '.join(flags)}\n\n{tables(told)}\n```\n"
             )
     Path("docs/plans.md").write_text("\n".join(page), encoding="utf-8")
 
