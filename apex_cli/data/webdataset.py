@@ -60,11 +60,14 @@ class WebDataset(PictureData):
     def _read(self, shard: Path) -> Iterator[Row]:
         """All samples of a tar; what has neither picture nor caption, a README say, is none."""
         listing = tars.scan(shard)
-        broken = {name: flaw for name, flaw in reversed(listing.flaws) if flaw.broken}
+        broken: dict[str, Flaw] = {}
+        for name, flaw in listing.flaws:
+            if flaw.broken:
+                broken.setdefault(name, flaw)
         for key, found in listing.samples.items():
             flaw, picture, caption = broken.pop(key, None), members.picture(found), self._caption(key, found)
-            if flaw or isinstance(picture, Place) or isinstance(caption, str):
-                yield Row(f"{shard}/{key}", flaw or picture, caption)
+            if flaw or not (_lacks(picture, "picture") and _lacks(caption, "caption")):
+                yield Row(f"{shard}/{key}", flaw or picture, flaw or caption)
         for name, flaw in broken.items():
             yield Row(str(shard) if name == shard.name else f"{shard}/{name}", flaw, flaw)
 
@@ -79,6 +82,10 @@ class WebDataset(PictureData):
 
     def pictures(self, rows: Sequence[int]) -> list[Named]:
         return [(self._rows[row].name, _place(self._rows[row].picture)) for row in rows]
+
+
+def _lacks(found: Place | str | Flaw, part: str) -> bool:
+    return isinstance(found, Flaw) and found.reason == f"{part}-missing"
 
 
 def _place(found: Place | Flaw) -> Place:
