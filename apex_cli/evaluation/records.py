@@ -47,6 +47,8 @@ class ImageRecord(Section):
     k: int
     score: float
     """What means are taken of; 0 or 1 for a protocol of right and wrong."""
+    failure: str = ""
+    """The kind of failure in a word or two, for filters: missing, color, position, count, extra..."""
     margin: float | None = None
     """How far the deciding number lies above its threshold; negative when wrong."""
     boxes: tuple[Box, ...] = ()
