@@ -52,7 +52,7 @@ def evaluate(job: Job) -> Iterator[Progress | Report]:
     ready, skipped = sort_out(job.protocols)
     if job.prompts is None and not isinstance(job.source, Path):
         told = {
-            "reason": "has no prompts of its own, and the suites that have some are skipped",
+            "reason": "has no prompts of its own, and those that have are skipped",
             "remedy": "see theirs",
         }
         skipped |= {p.name: Result(protocol=p.name, status="skipped", **told) for p in ready}
