@@ -28,7 +28,8 @@ AXIS_SHARE = 0.5
 class Verdict:
     """The judgement of one image, with graded numbers that move before correctness does.
 
-    `reason` is empty when correct. `confidence` and `color_distance` are means over all detections (0 and None where
+    `reason` is empty when correct, and so is `failure`, the kind of the first reason: "missing", "color", "position",
+    "count" or "extra". `confidence` and `color_distance` are means over all detections (0 and None where
     nothing was found). `position_margin` is the least excess of an asked axis over `AXIS_SHARE`, negative where the
     relation fails; None without a testable relation.
     """
@@ -38,27 +39,32 @@ class Verdict:
     confidence: float
     color_distance: float | None
     position_margin: float | None
+    failure: str = ""
 
 
 def judge(prompt: Prompt, detections: Sequence[Detection], strict: bool = True) -> Verdict:
     """Whether the detections satisfy the prompt; `strict` also refuses extra objects and unknown kinds or colours."""
     ranked = sorted(detections, key=lambda detection: -detection.confidence)
-    reasons: list[str] = []
+    reasons: list[tuple[str, str]] = []
     margins: list[float] = []
     groups: list[list[Detection] | None] = []
     for item in prompt.include:
         found = [d for d in ranked if d.kind == item["class"]]
-        reason = (
-            _missing(item, found) or _wrong_color(item, found) or _wrong_place(item, found, prompt, groups, margins)
-        )
+        failure, reason = "missing", _missing(item, found)
+        if not reason:
+            failure, reason = "color", _wrong_color(item, found)
+        if not reason:
+            failure, reason = "position", _wrong_place(item, found, prompt, groups, margins)
         groups.append(None if reason else found[: item["count"]])
-        reasons.append(reason)
-    reasons += [_too_many(item, ranked) for item in prompt.exclude]
-    if strict and not any(reasons):
-        reasons += [_surplus(prompt, ranked)]
+        reasons.append((failure, reason))
+    reasons += [("count", _too_many(item, ranked)) for item in prompt.exclude]
+    if strict and not any(reason for _, reason in reasons):
+        reasons.append(("extra", _surplus(prompt, ranked)))
+    told = [(failure, reason) for failure, reason in reasons if reason]
     return Verdict(
-        correct=not any(reasons),
-        reason="; ".join(reason for reason in reasons if reason),
+        correct=not told,
+        reason="; ".join(reason for _, reason in told),
+        failure=told[0][0] if told else "",
         confidence=fmean(d.confidence for d in ranked) if ranked else 0.0,
         color_distance=fmean(d.color_distance for d in ranked) if ranked else None,
         position_margin=min(margins, default=None),
