@@ -94,26 +94,26 @@ class Found:
     def sha256(self) -> str:
         """Of the largest file: the weights."""
         weights = max(self.paths.values(), key=lambda path: path.stat().st_size)
-        return _hash(weights)
+        return file_sha256(weights)
 
     def verify(self) -> Found:
         """Compare the files with the hashes their publisher gave them, where known; raises `SetupError`."""
         for file in self.asset.files:
             path = self.paths[file.name]
-            if file.sha256 and (actual := _hash(path)) != file.sha256:
+            if file.sha256 and (actual := file_sha256(path)) != file.sha256:
                 told = f"'{path}' is not the published {file.name}: its SHA-256 is {actual}, not {file.sha256}."
                 raise SetupError(told, f"Delete it and get it again: {self.asset.command}")
         return self
 
 
-def _hash(path: Path) -> str:
-    """SHA-256. The hub's cache names large files by it."""
-    named = path.resolve()
-    return named.name if named.parent.name == "blobs" and len(named.name) == 64 else _file_hash(named)
+def file_sha256(path: Path) -> str:
+    """The hub's cache names large files by their hash."""
+    real = path.resolve()
+    return real.name if real.parent.name == "blobs" and len(real.name) == 64 else _hash(real, real.stat().st_mtime_ns)
 
 
 @cache
-def _file_hash(path: Path) -> str:
+def _hash(path: Path, changed: int) -> str:
     return file_hash(path)
 
 

@@ -68,7 +68,7 @@ DINOV2 = _hub(
 PICKSCORE = _hub(
     "pickscore",
     "yuvalkirstain/PickScore_v1",
-    "not stated by its card",
+    "MIT (its code repository)",
     File("model.safetensors", 3_944_517_836),
     File("config.json", 5_000),
     *_TOKENIZER,

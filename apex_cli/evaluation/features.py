@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from typing import Any
 
@@ -56,10 +57,10 @@ class FeatureStage:
     def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
         return [{"features": row} for row in self.rows(picture.pixels for picture in pictures)]
 
-    def rows(self, readers: Iterator[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:
+    def rows(self, readers: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:
         """Features of pictures that `readers` give, float32 [d] each."""
         prepared = ahead(lambda read: self.extractor.prepare(read()), readers)
-        for chunk in batched(prepared, self.forward):
+        while chunk := list(islice(prepared, self.forward)):
             yield from run(self.network, torch.stack(chunk), accelerator())
 
 
