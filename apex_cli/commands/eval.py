@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_cli.commands._eval_tables import plan, show_table
 from apex_cli.commands._options import checked, sampling
 from apex_cli.commands._ui import Json, emit, say
 
@@ -21,7 +22,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Suite = Annotated[str, typer.Option(help="Protocols, separated by commas, e.g. shapes,kid,ocr.")]
+app.command("table")(show_table)
+app.command("plan")(plan)
+
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME.KEY=VALUE", help="A setting of a suite, or of --model as model.KEY."),
@@ -40,7 +43,7 @@ def evaluate(
     images: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Instead: images that are there, ID.png or as GenEval's.")
     ] = None,
-    suite: Suite = "shapes",
+    suite: Annotated[str, typer.Option(help="Protocols, separated by commas, e.g. shapes,kid,ocr.")] = "shapes",
     split: Annotated[
         str | None, typer.Option(help="Of shapes: iid, compose (held-out pairs), long, alias or train.  [default: iid]")
     ] = None,
