@@ -38,7 +38,9 @@ def pictures() -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(scene.resize((SIDE, SIDE), Image.Resampling.NEAREST)) for scene in scenes)
 
 
-def answers(prepare: Callable[[np.ndarray], Tensor], network: Callable[[Tensor], Tensor], device: torch.device) -> np.ndarray:
+def answers(
+    prepare: Callable[[np.ndarray], Tensor], network: Callable[[Tensor], Tensor], device: torch.device
+) -> np.ndarray:
     """[PICTURES, DIRECTIONS]; raises `SetupError` for features that are not finite, alike, or depend on the batch."""
     pixels = torch.stack([prepare(picture) for picture in pictures()]).to(device)
     with torch.inference_mode():

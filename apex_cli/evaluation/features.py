@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ class FeatureStage:
     """Observes {"features": float32 [d]}. `forward`: pictures in one pass of the network."""
 
     name, uses = "features", ()
-    batch = 256  # so that reading is ahead of the network for most of it
+    batch = 64
 
     def __init__(self, extractor: Extractor, forward: int = 32):
         self.extractor, self.forward = extractor, forward

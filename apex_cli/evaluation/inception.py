@@ -54,5 +54,3 @@ def load(path: Path) -> nn.Module:
     weights = {name: value for name, value in read_pth(path).items() if not name.startswith("fc.")}
     network.load_state_dict(weights)
     return network
-
-

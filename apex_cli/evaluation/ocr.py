@@ -1,8 +1,7 @@
 """`ocr`: is the text that a prompt asks for in the picture, read by rapidocr, whose weights ship in its package?
 
-Asked for is what stands in straight or curly double quotes. A picture scores 1 - d / max(length), with d the edit
-distance of what was read to what was asked, case, spaces and punctuation aside, in the best order of lines and best
-part of the text that was read. Where nothing is asked for, it is right if nothing is read. Lite: not comparable.
+Asked for is what stands in straight or curly double quotes. A picture scores 1 - d / length, with d the edit
+distance of what was asked to the best stretch of what was read; case, spaces and punctuation aside. Where nothing is asked for, it is right if nothing is read. Lite: not comparable.
 """
 
 from __future__ import annotations
@@ -63,12 +62,24 @@ class Reading:
         if found.txts is None:
             return []
         rows = zip(found.txts, found.scores, found.boxes.tolist(), strict=True)
-        return [{"text": text, "score": float(sure), "box": _extent(corners)} for text, sure, corners in rows]
+        return in_order([{"text": text, "score": float(sure), "box": _extent(box)} for text, sure, box in rows])
 
 
 def _extent(corners: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
     xs, ys = zip(*corners, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def in_order(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As people read: rows from top to bottom, each from left to right; a piece belongs to the row that its middle is in."""
+    rows: list[list[dict[str, Any]]] = []
+    for line in sorted(lines, key=lambda line: line["box"][1] + line["box"][3]):
+        middle = (line["box"][1] + line["box"][3]) / 2
+        if rows and middle < rows[-1][0]["box"][3]:
+            rows[-1].append(line)
+        else:
+            rows.append([line])
+    return [line for row in rows for line in sorted(row, key=lambda line: line["box"][0])]
 
 
 def written(text: str) -> Any:
@@ -151,7 +162,9 @@ class Ocr:
             tag=item.tag,
             prompt=item.prompt,
             correct=value == 1,
-            reason="" if value == 1 else reason + (f", not '{', '.join(wanted)}'" if wanted else ", though none is asked for"),
+            reason=""
+            if value == 1
+            else reason + (f", not '{', '.join(wanted)}'" if wanted else ", though none is asked for"),
             metadata=json.dumps({"text": wanted}, ensure_ascii=False),
             details=json.dumps(lines, ensure_ascii=False),
             item=item.id,

@@ -44,7 +44,7 @@ class PairStage:
     """Observes {"score": float} of picture and prompt."""
 
     name, uses = "scores", ()
-    batch = 256
+    batch = 64
 
     def __init__(self, scorer: PairScorer, forward: int):
         self.scorer, self.forward = scorer, forward

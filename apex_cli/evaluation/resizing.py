@@ -81,7 +81,7 @@ def dinov2(pixels: np.ndarray, side: int) -> Tensor:
 
 
 def hpsv2(pixels: np.ndarray, side: int) -> Tensor:
-    """HPSv2: torch's antialiased bicubic on the longer side in floats, black up to a square; CLIP's mean and deviation."""
+    """HPSv2: antialiased bicubic in floats to the longer side, black up to a square; CLIP's mean and deviation."""
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
     size = (round(height * scale), round(width * scale))

@@ -41,7 +41,9 @@ class Yes(nn.Module):
         words = self.tokenizer(questions, padding=True, return_tensors="pt").to(pixels.device)
         lead = torch.tensor([self.image] * len(prompts), device=pixels.device)
         asked = self.qformer_tokenizer(questions, padding=True, return_tensors="pt").to(pixels.device)
-        start = torch.full((len(prompts), 1), self.model.config.text_config.decoder_start_token_id, device=pixels.device)
+        start = torch.full(
+            (len(prompts), 1), self.model.config.text_config.decoder_start_token_id, device=pixels.device
+        )
         said = self.model(
             pixel_values=pixels,
             input_ids=torch.cat([lead, words.input_ids], 1),
