@@ -45,7 +45,10 @@ def prepare(
         )
         return
     columns = ("FILE", "SIZE", "SHA-256", "LICENCE", "WHERE")
-    table(columns, [[r["name"], r["shown"], (r["sha256"] or "not published")[:16], r["licence"], r["found"] or "missing"] for asset in assets for r in _rows(asset)])  # fmt: skip
+    rows = [row for asset in assets for row in _rows(asset)]
+    table(
+        columns, [[r["name"], r["shown"], r["sha256"][:16] or "-", r["licence"], r["found"] or "missing"] for r in rows]
+    )
     for asset in assets:
         if asset not in [found.asset for found in here]:
             typer.echo(f"{asset.id}: {asset.command}\n  from {asset.source}")
@@ -85,7 +88,7 @@ def _rows(asset: Asset) -> list[dict[str, Any]]:
             "name": file.name,
             "size": file.size,
             "shown": people_size(file.size) if file.sha256 else f"about {people_size(file.size)}",
-            "sha256": file.sha256,
+            "sha256": file.sha256 or "",
             "licence": asset.licence,
             "source": asset.source,
             "command": asset.command,
@@ -111,7 +114,7 @@ def _text(path: Path | None) -> str | None:
 def bring_in(
     archive: Annotated[Path, typer.Argument(help="What `apex eval prepare SUITE --pack` wrote.")], as_json: Json = False
 ) -> None:
-    """Unpack an archive of weights into the cache; every file is compared with its hashes. Exits with 3 if one differs."""
+    """Unpack an archive of weights into the cache; exits with 3 where a file has not its hash."""
     from apex_cli.evaluation import bundle
 
     known = {need.id: need for need in _needs(["all"]).values() if hasattr(need, "locate")}

@@ -1,7 +1,7 @@
 """Files that protocols cannot run without: what they are called, where they may lie, and how to get them.
 
-Looked for in this order, and never fetched: the place a user names, `$APEX_CACHE/weights/NAME/`, the cache of torch.hub,
-the cache of the Hugging Face hub, and installed packages that ship weights.
+Looked for in this order, and never fetched: the place a user names, `$APEX_CACHE/weights/ID/`, the cache of torch.hub,
+that of the Hugging Face hub, and installed packages that ship weights.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class FrechetDistance(SetDistance):
         )
 
     def caveats(self, count: int, truth: frechet.Gaussian) -> tuple[str, ...]:
-        few = f"{count} images: not FID-30K, and comparable only with the same number; a Frechet distance of few images is too large."
+        few = f"{count} images: not FID-30K; comparable with the same number only, as few images give too much."
         unknown = "The reference file does not say which resize it was made with."
         return (few,) * (count < FULL) + (unknown,) * (truth.n is None)
 

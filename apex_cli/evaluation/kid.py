@@ -53,7 +53,7 @@ def truth(picture: Picture) -> np.ndarray:
         prompt = demands(picture.item.text)
     except DataError as error:
         told = f"kid@effnet-lite0 has nothing to compare '{picture.item.text}' with: no prompt of the shapes world."
-        remedy = "Make a reference set (`apex eval reference FOLDER --for kid@effnet-lite0`) and name it: --set kid.reference=FOLDER."
+        remedy = "Run `apex eval reference FOLDER --for kid@effnet-lite0`, and add --set kid.reference=FOLDER."
         raise DataError(told, remedy) from error
     return render(scene_for(prompt, np.random.default_rng([TRUTH_SEED, int(picture.sha256[:8], 16)])))
 
@@ -85,8 +85,8 @@ class KidEffnetLite0(KernelDistance):
         return stacked(pictures, seen["truth"]) if self.rendered else super().truth(pictures, seen)
 
     def caveats(self, count: int) -> tuple[str, ...]:
-        what = f"Lite, not comparable with any published KID; against {self.reference_name if self.rendered else 'the reference set'}."
-        return (what,)
+        other = self.reference_name if self.rendered else "the reference set"
+        return (f"Lite, not comparable with any published KID; against {other}.",)
 
 
 class Kid:

@@ -1,7 +1,8 @@
 """`ocr`: is the text that a prompt asks for in the picture, read by rapidocr, whose weights ship in its package?
 
-Asked for is what stands in straight or curly double quotes. A picture scores 1 - d / length, with d the edit
-distance of what was asked to the best stretch of what was read; case, spaces and punctuation aside. Where nothing is asked for, it is right if nothing is read. Lite: not comparable.
+Asked for is what stands in straight or curly double quotes. A picture scores 1 - d / length, with d the edit distance
+of what was asked to the best stretch of what was read; case, spaces and punctuation aside. Where nothing is asked for,
+it is right if nothing is read. Lite: not comparable.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _extent(corners: Sequence[Sequence[float]]) -> tuple[float, float, float, fl
 
 
 def in_order(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As people read: rows from top to bottom, each from left to right; a piece belongs to the row that its middle is in."""
+    """As people read: rows downwards, each from left to right; a piece belongs to the row that its middle is in."""
     rows: list[list[dict[str, Any]]] = []
     for line in sorted(lines, key=lambda line: line["box"][1] + line["box"][3]):
         middle = (line["box"][1] + line["box"][3]) / 2
@@ -103,7 +104,7 @@ def plain(text: str) -> str:
 
 
 def agreement(wanted: str, read: str) -> float:
-    """1 where `wanted` stands in `read`, 0 where nothing of it does: 1 - edits / length, for the best stretch of `read`."""
+    """1 where `wanted` stands in `read`, 0 where nothing of it does: 1 - edits / length for the best stretch."""
     wanted, read = plain(wanted), plain(read)
     if not wanted:
         return float(not read)

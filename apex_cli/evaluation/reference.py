@@ -1,4 +1,4 @@
-"""The set that pictures are compared with, as a file: mean and covariance for a Frechet distance, features for a kernel.
+"""The set that pictures are compared with, as a file: mean and covariance for Frechet, all features for a kernel.
 
 `apex eval reference FOLDER --for PROTOCOL` makes it from a folder of pictures, once, at
 `$APEX_CACHE/stats/PROTOCOL/NAME.safetensors`. A file carries the identity of its extractor, and no other protocol takes

@@ -74,14 +74,14 @@ def cmmd(pixels: np.ndarray, side: int) -> Tensor:
 
 
 def dinov2(pixels: np.ndarray, side: int) -> Tensor:
-    """edm2's FD-DINOv2: torch's antialiased bicubic in floats to side x side, not cut; ImageNet's mean and deviation."""
+    """edm2's FD-DINOv2: torch's antialiased bicubic in floats to side x side, not cut; ImageNet's mean and std."""
     raw = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float()[None]
     scaled = interpolate(raw, (side, side), mode="bicubic", antialias=True)[0]
     return normalise(scaled / 255, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def hpsv2(pixels: np.ndarray, side: int) -> Tensor:
-    """HPSv2: antialiased bicubic in floats to the longer side, black up to a square; CLIP's mean and deviation."""
+    """HPSv2: antialiased bicubic in floats to the longer side, black up to a square; CLIP's mean and std."""
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
     size = (round(height * scale), round(width * scale))
