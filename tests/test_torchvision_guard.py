@@ -6,10 +6,6 @@ import subprocess
 import sys
 
 
-
-
-
-
 def python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
