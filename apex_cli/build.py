@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,12 @@ def load_model(path: str | Path, weights: bool = True) -> Model:
     if tuning == "comfyui":
         raise CheckpointError(f"'{folder}' is an export for ComfyUI.", "Use its run, or export it with --to merged.")
     kind = resolve("backbone", row["name"])
+    if tuning == "folded":
+        from apex_cli.backbones.fast import stored
+
+        own = kind.Config(**config | {"path": str(folder)})
+        twin = stored.load(row["name"], kind, own, folder / contract["weights"], contract["folded"]["times"])
+        return Model(twin, sample, contract, folder)
     if tuning == "exported":
         return Model(kind(kind.Config(**config | {"path": str(folder)})), sample, contract, folder)
     if config.get("path") == checkpoint.BASE and (folder / checkpoint.BASE).is_dir():
@@ -196,6 +202,42 @@ def load_model(path: str | Path, weights: bool = True) -> Model:
 def ready(path: str | Path) -> Model:
     """`load_model` on the device that draws: an accelerator where there is one."""
     return _placed(load_model(path))
+
+
+def ready_fast(path: str | Path, nfes: Sequence[int] = (), compiled: bool = False) -> Model:
+    """`ready` with the fast twin (see `fast`), whose weights alone go to the device; with graphs on CUDA, and `compiled`
+    blocks where that is asked for."""
+    from apex_cli.backbones.compact import compact_layers
+
+    model = _placed(fast(load_model(path), nfes))
+    if compiled:
+        model.backbone.compile()
+    if model.backbone.network.device.type == "cuda" and not any(compact_layers(model.backbone.network)):
+        model.backbone.make_static()
+    return model
+
+
+def fast(model: Model, nfes: Sequence[int] = ()) -> Model:
+    """The fast twin of `model`, whose weights it shares: it draws the same pictures as the contract says and, if told,
+    at other numbers of evaluations (`nfes`). A folded model is one already. See docs/performance.md."""
+    from apex_cli.backbones.fast.twin import Fast, make
+
+    if isinstance(model.backbone, Fast):
+        return model
+    settings = [model.sample, *map(model.sample.with_nfe, nfes)]
+    times = sorted({time for sample in settings for time in sample.times()}, reverse=True)
+    return replace(model, backbone=make(model.contract["backbone"]["name"], model.backbone, times))
+
+
+def fold(run: str | Path, folder: Path, nfes: Sequence[int] = ()) -> tuple[Model, float]:
+    """What `apex ckpt fold` does: the twin it wrote, and by how much a pixel of its picture differs from the plain."""
+    from apex_cli.exporting import folded
+
+    plain = load_model(run)
+    twin = fast(plain, nfes)
+    if twin is plain:
+        raise UsageError(f"'{run}' is folded already.", "Fold the run it came from.")
+    return twin, folded.fold(plain, twin, load_model, folder, _version(plain.source))
 
 
 def _placed(model: Model) -> Model:

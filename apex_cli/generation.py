@@ -76,6 +76,10 @@ class SampleConfig(Section):
         even = [1 - i / steps for i in range(steps + 1)]
         return tuple(self.time_shift * s / (1 + (self.time_shift - 1) * s) for s in even)
 
+    def times(self) -> tuple[float, ...]:
+        """The noise levels at which the network is asked: all but the last, 0."""
+        return self.grid()[:-1]
+
     def with_nfe(self, nfe: int) -> SampleConfig:
         """The same sampler at another number of evaluations, without explicit sigmas; at 1 without guidance, which
         takes two."""
@@ -151,15 +155,30 @@ def as_long_as(reference: Tensor, x: Tensor, patch: int) -> Tensor:
 def generate(
     backbone: Backbone, config: SampleConfig, requests: Sequence[Request], batch: int = 32
 ) -> Iterator[Sample]:
-    """Make the images of `requests` in order, `batch` at a time."""
+    """Make the images of `requests` in order, `batch` at a time.
+
+    Raises `UsageError` where the backbone is folded at other times than those of `config`.
+    """
     import torch
 
+    check_times(backbone, config)
     with torch.no_grad():
         uncond = backbone.encode_prompts([config.negative_prompt or ""]) if config.guidance != 1 else None
     for start in range(0, len(requests), batch):
         with torch.no_grad():  # not around the yield, where it would rule the caller
             made = _batch(backbone, config, requests[start : start + batch], uncond)
         yield from made
+
+
+def check_times(backbone: Backbone, config: SampleConfig) -> None:
+    """Raise `UsageError` unless the backbone answers at the times of `config`; known before anything runs."""
+    if backbone.times is None or set(config.times()) <= set(backbone.times):
+        return
+    known, asked = (", ".join(f"{t:g}" for t in times) for times in (backbone.times, config.times()))
+    raise UsageError(
+        f"This model is folded at the noise levels {known}, and NFE {config.nfe} asks at {asked}.",
+        "Use --plain, an --nfe it was folded for, or fold it again.",
+    )
 
 
 def _batch(backbone: Backbone, config: SampleConfig, requests: Sequence[Request], uncond: Cond | None) -> list[Sample]:
