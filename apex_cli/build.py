@@ -169,12 +169,10 @@ def _rooted(config: dict[str, Any]) -> dict[str, Any]:
 def load_model(path: str | Path, weights: bool = True) -> Model:
     """A model from a run, a checkpoint, an exported folder, or `assets:NAME`. Without `weights`, as `skeleton` needs
     it: nothing that was trained is read or verified."""
-    from apex_cli.backbones import folders
     from apex_cli.training import checkpoint, lora
     from apex_cli.training.parts import load_components
 
-    name = str(path)
-    folder = checkpoint.find(Path(folders.locate(name) if name.startswith("assets:") else name), verified=weights)
+    folder = _checkpoint(path, verified=weights)
     contract = checkpoint.read_contract(folder)
     row, tuning = contract["backbone"], contract["tuning"]
     config, sample = dict(row["config"]), SampleConfig(**contract["sample"])
@@ -199,6 +197,15 @@ def load_model(path: str | Path, weights: bool = True) -> Model:
     return Model(model, sample, contract, folder)
 
 
+def _checkpoint(path: str | Path, verified: bool) -> Path:
+    """The checkpoint folder behind a run, a checkpoint, an export or `assets:NAME`."""
+    from apex_cli.backbones import folders
+    from apex_cli.training import checkpoint
+
+    name = str(path)
+    return checkpoint.find(Path(folders.locate(name) if name.startswith("assets:") else name), verified=verified)
+
+
 def ready(path: str | Path) -> Model:
     """`load_model` on the device that draws: an accelerator where there is one."""
     return _placed(load_model(path))
@@ -215,6 +222,27 @@ def ready_fast(path: str | Path, nfes: Sequence[int] = (), compiled: bool = Fals
     if model.backbone.network.device.type == "cuda" and not any(compact_layers(model.backbone.network)):
         model.backbone.make_static()
     return model
+
+
+def draws_fast(path: str | Path, wanted: bool | None, compiled: bool) -> bool:
+    """Whether `path` is drawn by its fast twin: as `wanted`; if that is None, where there is CUDA and a twin.
+
+    Raises `UsageError` where the wish cannot be met.
+    """
+    import torch
+
+    from apex_cli.backbones.fast.twin import TWINS
+    from apex_cli.training import checkpoint
+
+    contract = checkpoint.read_contract(_checkpoint(path, verified=False))
+    folded = contract["tuning"] == "folded"
+    if folded and wanted is False:
+        raise UsageError(f"'{path}' is folded; there is no plain one in it.", "Use the run it came from.")
+    if wanted is None:
+        wanted = folded or (torch.cuda.is_available() and contract["backbone"]["name"] in TWINS)
+    if compiled and not wanted:
+        raise UsageError("--compile is for the fast path.", "Add --fast.")
+    return wanted
 
 
 def fast(model: Model, nfes: Sequence[int] = ()) -> Model:
