@@ -21,6 +21,8 @@ from apex_cli.backbones.zimage import ZImage
 class FastClipT5(Fast, ClipT5Backbone):
     """Prompts padded to a fixed length: every position is real."""
 
+    masks_text = False
+
     def real(self, tokens: dict[str, Tensor]) -> list[int]:
         return [sum(ids.shape[1] for ids in tokens.values())] * len(tokens[""])
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,8 @@ def make(name: str, plain: Any, times: Sequence[float]) -> Fast:
 class Fast(PipelineBackbone):
     """What all twins share; stands before the class of the plain backbone."""
 
+    masks_text: ClassVar[bool] = True
+    """Whether padding of the text changes nothing; without a mask its length is fixed anyway."""
     memory: PromptMemory
     folded: tuple[str, ...]
     """What was folded."""
@@ -103,8 +105,8 @@ class Fast(PipelineBackbone):
     def make_static(self, capture: graphs.Capture = graphs.capture) -> None:
         """Draw by replaying CUDA graphs, one for each shape that is met; texts are padded to a multiple of a few tokens
         to make the shapes few. After `to`, which would leave the graphs without their memory."""
-        self._velocity = graphs.Replay(super()._velocity, capture)
-        self.decode = graphs.Replay(super().decode, capture)
+        self._velocity = graphs.Replay(self._velocity, capture)
+        self.decode = graphs.Replay(self.decode, capture)
         if isinstance(self.text_encoder, PrefixedReader):
             self.text_encoder.forward = graphs.Replay(self.text_encoder.forward, capture)
 
@@ -114,6 +116,6 @@ class Fast(PipelineBackbone):
 
     def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
         """F(x_t, t, c); see `PipelineBackbone.velocity`."""
-        if isinstance(self._velocity, graphs.Replay):
+        if self.masks_text and isinstance(self._velocity, graphs.Replay):
             cond = cond.padded(graphs.rounded(cond.tokens.shape[1]))
         return super().velocity(x_t, t, cond)
