@@ -32,5 +32,6 @@ class FastSana(Fast, Sana):
         reader, ids = self.text_encoder, tokens.input_ids
         follows, device = reader.follows(ids), reader.device
         mask = tokens.attention_mask[:, [0, *range(self.head, ids.shape[1])]].bool().to(device)
-        after = reader.after(ids[:, self.head :].to(device)) if follows else reader.whole(ids.to(device))[:, self.head :]
+        ids = (ids[:, self.head :] if follows else ids).to(device)
+        after = reader.after(ids) if follows else reader.whole(ids)[:, self.head :]
         return Cond(torch.cat([reader.states[:, :1].expand(len(ids), -1, -1), after], dim=1), mask)

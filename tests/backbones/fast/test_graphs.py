@@ -11,8 +11,8 @@ from apex_cli.backbones.fast import graphs
 from apex_cli.backbones.fast.twin import make
 
 TIMES = (1.0, 0.6)
-CEILING = {"qwen_image": (92, 71), "sana": (49, 44)}
-"""Operations of a block that are no views: plain, folded. 91 and 44 were counted on the full-size models."""
+CEILING = {"qwen_image": (77, 71), "sana": (49, 42)}
+"""Operations of a block that are no views, as they were counted: plain, folded."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +51,7 @@ def operations(model, case) -> int:
 def test_a_folded_block_has_fewer_operations(name, cases):
     case = cases(name)
     plain, folded = operations(case.model, case), operations(make(name, case.model, TIMES), case)
-    print("COUNTS", name, plain, folded)
-    assert (plain, folded) <= CEILING[name]
+    assert plain <= CEILING[name][0]
     assert folded <= CEILING[name][1]
 
 
