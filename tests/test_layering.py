@@ -32,12 +32,17 @@ ALLOWED: dict[str, set[str]] = {
     "data": BASE | {"flow", "records", "pages", "registry"} | PARTS | MAKERS,  # a mixture names its sources
     "generation": BASE | {"flow", "records", "registry"} | PARTS,  # a checkpoint names its sampler
     **{room: BASE | {"flow", "records", "pages", "mistakes"} | PARTS | MAKERS for room in ENGINE - MAKERS},
+    "benching": BASE | {"flow", "records", "pages", "mistakes", "streaming"} | PARTS | MAKERS,
     "exporting": BASE | PARTS | MAKERS | {"training"},
+    "streaming": BASE | {"backbones", "generation"},
     "drafts": BASE | {"registry", "mistakes"},
     "recipe": BASE | ENGINE | {"drafts", "mistakes"},
     "build": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe"},
     "doctor": BASE | ENGINE | PARTS | {"recipe", "build"},
-    "commands": BASE | ENGINE | PARTS | {"flow", "records", "registry", "drafts", "recipe", "build", "doctor"},
+    "commands": BASE
+    | ENGINE
+    | PARTS
+    | {"flow", "streaming", "records", "registry", "drafts", "recipe", "build", "doctor"},
     "app": {"errors", "commands"},
 }
 """Room (a folder or file of the package) -> rooms it may import; itself and the version are always allowed."""

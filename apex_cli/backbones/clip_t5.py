@@ -21,8 +21,8 @@ class ClipT5Backbone(PipelineBackbone):
 
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
-    def __init__(self, config: Any):
-        super().__init__(config)
+    def __init__(self, config: Any, transformer: nn.Module | None = None):
+        super().__init__(config, transformer)
         parts = self.pipeline.components
         self.text_encoder = nn.ModuleDict({name: parts[name] for name in parts if name.startswith("text_encoder")})
 
@@ -30,13 +30,24 @@ class ClipT5Backbone(PipelineBackbone):
         super()._measure()
         self.pooled_dim = self.network.config.pooled_projection_dim
 
-    def read(self, number: str, prompts: Sequence[str], length: int) -> Any:
-        """What the text encoder `number` ("" for the first, "_2"...) answers to `prompts`, each `length` tokens."""
-        ids = getattr(self.pipeline, f"tokenizer{number}")(
-            list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        ).input_ids
+    def lengths(self) -> dict[str, int]:
+        """Tokens that each text encoder reads, by its number: "" for the first, "_2"...; T5 is the last."""
+        *clips, t5 = (name.removeprefix("text_encoder") for name in self.text_encoder)
+        return dict.fromkeys(clips, self.pipeline.tokenizer_max_length) | {t5: self.config.max_tokens}
+
+    def tokenise(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Token ids [B, length] for every text encoder."""
+        return {
+            number: getattr(self.pipeline, f"tokenizer{number}")(
+                list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+            ).input_ids
+            for number, length in self.lengths().items()
+        }
+
+    def read(self, number: str, tokens: dict[str, Tensor]) -> Any:
+        """What the text encoder `number` answers."""
         encoder = getattr(self.pipeline, f"text_encoder{number}")
-        return encoder(ids.to(encoder.device), output_hidden_states=True)
+        return encoder(tokens[number].to(encoder.device), output_hidden_states=True)
 
     @staticmethod
     def whole(tokens: Tensor, pooled: Tensor) -> Cond:

@@ -6,7 +6,7 @@ is not an `AutoencoderKL`, how latents are normalised.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -45,6 +45,7 @@ class PipelineBackbone:
     pipeline_class: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...]]
     scale_invariant_text: ClassVar[bool] = False
+    times: tuple[float, ...] | None = None
     unused: tuple[str, ...] = ()
     patch: int = 1
     """A side of the latents must be a multiple of this."""
@@ -54,13 +55,14 @@ class PipelineBackbone:
     cond_dim: int
     pooled_dim: int = 0
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Any, transformer: nn.Module | None = None):
+        """`transformer`: one that is there already; that of the folder is not read then."""
         self.config = config
         folders.silence()
         real = torch.get_default_device().type != "meta"
         compact.check(config.dtype if real else "")
         if config.path:
-            self.pipeline = folders.load(config.path, self.pipeline_class, config.dtype)
+            self.pipeline = folders.load(config.path, self.pipeline_class, config.dtype, transformer)
         else:
             self.pipeline = folders.cast(self.fresh(config.tiny), config.dtype)
         for module in self.pipeline.components.values():
@@ -70,7 +72,7 @@ class PipelineBackbone:
         self.network: Any = self.pipeline.transformer
         self.autoencoder: Any = self.pipeline.vae
         self.text_encoder: Any = self.pipeline.text_encoder
-        if real and config.dtype in compact.FORMATS:
+        if real and transformer is None and config.dtype in compact.FORMATS:
             compact.round_weights(self.network, config.dtype)
         self._measure()
 
@@ -97,6 +99,18 @@ class PipelineBackbone:
         self.config = config
         self._measure()
         return self
+
+    def tokenise(self, prompts: Sequence[str]) -> Any:
+        """Texts to token ids on the CPU, in the form that `embed` reads."""
+        raise NotImplementedError
+
+    def embed(self, tokens: Any) -> Cond:
+        """What the text encoder makes of `tokens`."""
+        raise NotImplementedError
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Cond:
+        """Text to embeddings, exactly as the stock pipeline makes them."""
+        return self.embed(self.tokenise(prompts))
 
     def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
         """F(x_t, t, c), [B, C, h, w] like x_t, computed in the format of the weights; no pipeline has a second time."""
