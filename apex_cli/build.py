@@ -210,8 +210,8 @@ def _placed(model: Model) -> Model:
 
 
 def plan(recipe: Recipe, ranks: int = 1, mfu: float = 0.35, gpu: str | None = None) -> Any:
-    """What `apex train --plan` tells: a `training.plan.Plan`; `gpu`: a name in `training.gpus`."""
-    from apex_cli.training import gpus
+    """What `apex train --plan` tells: a `training.plan.Plan`; `gpu`: a name in `gpus`."""
+    from apex_cli import gpus
     from apex_cli.training.plan import make
 
     device = None if gpu is None else gpus.find(gpu)

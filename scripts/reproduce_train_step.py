@@ -26,14 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from apex_cli import build
+from apex_cli import build, gpus
 from apex_cli.backbones.qwen_image import QwenImage, QwenImageConfig
 from apex_cli.data.pools import pools
 from apex_cli.flow.condition import Cond
 from apex_cli.generation import SampleConfig
 from apex_cli.recipe import Choice
 from apex_cli.registry import resolve
-from apex_cli.training import gpus
 from apex_cli.training.cost import Bench
 from apex_cli.training.loop import Job, Trainer
 from apex_cli.training.memory import of_run

@@ -23,6 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "mistakes": BASE,
     "records": BASE,
     "pages": set(),
+    "gpus": BASE | {"mistakes"},
+    "flops": set(),
     "flow": BASE,
     **{part: BASE | {"flow"} for part in PARTS},
     "backbones": BASE | {"flow", "worlds"},  # the tiny networks of the embedded worlds
@@ -30,11 +32,14 @@ ALLOWED: dict[str, set[str]] = {
     **{maker: BASE | {"flow", "records", "pages"} | PARTS | MAKERS for maker in MAKERS},
     "data": BASE | {"flow", "records", "pages", "registry"} | PARTS | MAKERS,  # a mixture names its sources
     "generation": BASE | {"flow", "records", "registry"} | PARTS,  # a checkpoint names its sampler
-    **{room: BASE | {"flow", "records", "pages", "mistakes"} | PARTS | MAKERS for room in ENGINE - MAKERS},
+    **{
+        room: BASE | {"flow", "records", "pages", "mistakes", "gpus", "flops"} | PARTS | MAKERS
+        for room in ENGINE - MAKERS
+    },
     "exporting": BASE | PARTS | MAKERS | {"training"},
     "drafts": BASE | {"registry", "mistakes"},
     "recipe": BASE | ENGINE | {"drafts", "mistakes"},
-    "build": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe"},
+    "build": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe", "gpus"},
     "doctor": BASE | ENGINE | PARTS | {"recipe", "build"},
     "commands": BASE | ENGINE | PARTS | {"flow", "records", "registry", "drafts", "recipe", "build", "doctor"},
     "app": {"errors", "commands"},

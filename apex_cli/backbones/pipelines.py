@@ -113,7 +113,7 @@ class PipelineBackbone:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents -> pixels [B, 3, H, W]."""
-        facts = self.autoencoder.config
+        facts, latents = self.autoencoder.config, latents.to(self.autoencoder.dtype)
         return self.autoencoder.decode(latents / facts.scaling_factor + facts.shift_factor).sample
 
     def to(self, device: torch.device) -> None:
