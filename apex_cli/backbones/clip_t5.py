@@ -30,13 +30,24 @@ class ClipT5Backbone(PipelineBackbone):
         super()._measure()
         self.pooled_dim = self.network.config.pooled_projection_dim
 
-    def read(self, number: str, prompts: Sequence[str], length: int) -> Any:
-        """What the text encoder `number` ("" for the first, "_2"...) answers to `prompts`, each `length` tokens."""
-        ids = getattr(self.pipeline, f"tokenizer{number}")(
-            list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        ).input_ids
+    def lengths(self) -> dict[str, int]:
+        """Tokens that each text encoder reads, by its number: "" for the first, "_2"...; T5 is the last."""
+        *clips, t5 = (name.removeprefix("text_encoder") for name in self.text_encoder)
+        return {clip: self.pipeline.tokenizer_max_length for clip in clips} | {t5: self.config.max_tokens}
+
+    def tokenise(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Token ids [B, length] for every text encoder."""
+        return {
+            number: getattr(self.pipeline, f"tokenizer{number}")(
+                list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+            ).input_ids
+            for number, length in self.lengths().items()
+        }
+
+    def read(self, number: str, tokens: dict[str, Tensor]) -> Any:
+        """What the text encoder `number` answers."""
         encoder = getattr(self.pipeline, f"text_encoder{number}")
-        return encoder(ids.to(encoder.device), output_hidden_states=True)
+        return encoder(tokens[number].to(encoder.device), output_hidden_states=True)
 
     @staticmethod
     def whole(tokens: Tensor, pooled: Tensor) -> Cond:

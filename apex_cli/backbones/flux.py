@@ -7,8 +7,6 @@ from guidance and is told one as an input, which is not the `guidance` of two ve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -44,10 +42,9 @@ class Flux(ClipT5Backbone):
             raise UsageError(f"'{path}' {takes} embedded guidance.", f"{remedy} backbone.embedded_guidance.")
         return facts.in_channels // 4, self.pipeline.vae_scale_factor, facts.joint_attention_dim
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Cond:
+    def embed(self, tokens: dict[str, Tensor]) -> Cond:
         """T5's last hidden state and CLIP's pooled output, as the stock pipeline makes them."""
-        pooled = self.read("", prompts, self.pipeline.tokenizer_max_length).pooler_output
-        return self.whole(self.read("_2", prompts, self.config.max_tokens).last_hidden_state, pooled)
+        return self.whole(self.read("_2", tokens).last_hidden_state, self.read("", tokens).pooler_output)
 
     def _velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         size = (x_t.shape[2] // 2, x_t.shape[3] // 2)

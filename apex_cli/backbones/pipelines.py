@@ -6,7 +6,7 @@ is not an `AutoencoderKL`, how latents are normalised.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -97,6 +97,18 @@ class PipelineBackbone:
         self.config = config
         self._measure()
         return self
+
+    def tokenise(self, prompts: Sequence[str]) -> Any:
+        """Texts to token ids on the CPU, in the form that `embed` reads."""
+        raise NotImplementedError
+
+    def embed(self, tokens: Any) -> Cond:
+        """What the text encoder makes of `tokens`."""
+        raise NotImplementedError
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Cond:
+        """Text to embeddings, exactly as the stock pipeline makes them."""
+        return self.embed(self.tokenise(prompts))
 
     def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
         """F(x_t, t, c), [B, C, h, w] like x_t, computed in the format of the weights; no pipeline has a second time."""

@@ -8,6 +8,7 @@ stands in a chat template whose first 34 tokens are dropped. The time argument i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor
@@ -55,23 +56,32 @@ class QwenImage(PipelineBackbone):
         facts = self.network.config
         return facts.in_channels // 4, self.autoencoder.spatial_compression_ratio, facts.joint_attention_dim
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Cond:
+    @property
+    def head(self) -> int:
+        """Tokens of the chat template before the prompt; their states are dropped."""
+        return self.pipeline.prompt_template_encode_start_idx
+
+    def tokenise(self, prompts: Sequence[str]) -> Any:
+        """Prompts within the chat template, padded on the right."""
+        tokenizer = self.pipeline.tokenizer
+        tokenizer.padding_side = "right"
+        return tokenizer(
+            [self.pipeline.prompt_template_encode.format(prompt) for prompt in prompts],
+            padding=True,
+            truncation=True,
+            max_length=self.head + self.config.max_tokens,
+            return_tensors="pt",
+        )
+
+    def embed(self, tokens: Any) -> Cond:
         """Qwen2.5-VL's last hidden state behind the template, as the stock pipeline computes it.
 
         Attention is causal and padding stands right, so that it changes nothing and slices do. The mask is always
         there (the stock pipeline drops it where no row is padded).
         """
-        tokenizer, start = self.pipeline.tokenizer, self.pipeline.prompt_template_encode_start_idx
-        tokenizer.padding_side = "right"
-        ids = tokenizer(
-            [self.pipeline.prompt_template_encode.format(prompt) for prompt in prompts],
-            padding=True,
-            truncation=True,
-            max_length=start + self.config.max_tokens,
-            return_tensors="pt",
-        ).to(self.text_encoder.device)
+        ids = tokens.to(self.text_encoder.device)
         states = self.text_encoder.model(input_ids=ids.input_ids, attention_mask=ids.attention_mask).last_hidden_state
-        return Cond(states[:, start:], ids.attention_mask[:, start:].bool())
+        return Cond(states[:, self.head :], ids.attention_mask[:, self.head :].bool())
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the raw latents, [C, 1, 1]."""
@@ -81,7 +91,8 @@ class QwenImage(PipelineBackbone):
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> the posterior's mean [B, C, H/8, W/8], normalised per channel."""
-        raw = self.autoencoder.encode(pixels[:, :, None]).latent_dist.mode()[:, :, 0]
+        moments = self.autoencoder.quant_conv(self.autoencoder.encoder(pixels[:, :, None]))[:, :, 0]
+        raw = moments[:, : self.latent_shape[0]]
         mean, std = self._statistics(raw)
         return (raw - mean) / std
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -44,25 +45,37 @@ class Sana(PipelineBackbone):
         facts = self.network.config
         return facts.in_channels, self.autoencoder.spatial_compression_ratio, facts.caption_channels
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Cond:
+    @property
+    def head(self) -> int:
+        """The pipeline keeps the first token and those from here on: behind the instruction but for its last token,
+        which may grow into the prompt's first."""
+        instruction = self.instruction()
+        return len(self.pipeline.tokenizer.encode(instruction)) - 1 if instruction else 1
+
+    def tokenise(self, prompts: Sequence[str]) -> Any:
+        """Prompts behind the human instruction, padded on the right to the longest."""
+        tokenizer, instruction = self.pipeline.tokenizer, self.instruction()
+        tokenizer.padding_side = "right"
+        return tokenizer(
+            [instruction + text for text in self.pipeline._text_preprocessing(list(prompts))],
+            padding=True,
+            truncation=True,
+            max_length=self.head + self.config.max_tokens - 1,
+            return_tensors="pt",
+        )
+
+    def embed(self, tokens: Any) -> Cond:
         """Gemma-2's last hidden state, as the stock pipeline computes it, without its padding.
 
-        Attention is causal and padding stands right, so trimming changes nothing. Under the human instruction the
-        pipeline keeps the first token and those from the last one of the instruction on.
+        Attention is causal and padding stands right, so trimming changes nothing.
         """
-        tokenizer = self.pipeline.tokenizer
-        tokenizer.padding_side = "right"
-        prefix = self._instruction()
-        length = len(tokenizer.encode(prefix)) if prefix else 2
-        texts = [prefix + text for text in self.pipeline._text_preprocessing(list(prompts))]
-        ids = tokenizer(
-            texts, padding=True, truncation=True, max_length=length + self.config.max_tokens - 2, return_tensors="pt"
-        ).to(self.text_encoder.device)
-        tokens = self.text_encoder(**ids)[0]
-        keep = [0, *range(length - 1, tokens.shape[1])]
-        return Cond(tokens[:, keep], ids.attention_mask[:, keep].bool())
+        ids = tokens.to(self.text_encoder.device)
+        states = self.text_encoder(**ids)[0]
+        keep = [0, *range(self.head, states.shape[1])]
+        return Cond(states[:, keep], ids.attention_mask[:, keep].bool())
 
-    def _instruction(self) -> str:
+    def instruction(self) -> str:
+        """The text before every prompt."""
         if not self.config.instruction:
             return ""
         parameters = inspect.signature(type(self.pipeline).__call__).parameters

@@ -6,8 +6,6 @@ then T5) and a pooled vector (both CLIPs). See clip_t5.py for the padding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -37,10 +35,10 @@ class Sd3(ClipT5Backbone):
         facts = self.network.config
         return facts.in_channels, self.pipeline.vae_scale_factor, facts.joint_attention_dim
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Cond:
+    def embed(self, tokens: dict[str, Tensor]) -> Cond:
         """Sequence and pooled vector as the stock pipeline makes them; CLIP's channels are filled up with zeros."""
-        clips = [self.read(number, prompts, self.pipeline.tokenizer_max_length) for number in ("", "_2")]
-        t5 = self.read("_3", prompts, self.config.max_tokens).last_hidden_state
+        clips = [self.read(number, tokens) for number in ("", "_2")]
+        t5 = self.read("_3", tokens).last_hidden_state
         clip = torch.cat([answer.hidden_states[-2] for answer in clips], dim=-1)
         clip = pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
         return self.whole(torch.cat([clip, t5], dim=1), torch.cat([answer.text_embeds for answer in clips], dim=-1))

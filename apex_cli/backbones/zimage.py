@@ -8,6 +8,7 @@ The stock pipeline's guidance_scale g adds g (v_cond - v_uncond) to v_cond: it i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -38,8 +39,8 @@ class ZImage(PipelineBackbone):
         facts = self.network.config
         return facts.in_channels, self.pipeline.vae_scale_factor, facts.cap_feat_dim
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Cond:
-        """Qwen3's last hidden state but one, as the stock pipeline computes it: the prompt is a message of a chat."""
+    def tokenise(self, prompts: Sequence[str]) -> Any:
+        """The prompt is a message of a chat."""
         tokenizer = self.pipeline.tokenizer
         texts = [
             tokenizer.apply_chat_template(
@@ -47,11 +48,15 @@ class ZImage(PipelineBackbone):
             )
             for prompt in prompts
         ]
-        ids = tokenizer(
+        return tokenizer(
             texts, padding=True, truncation=True, max_length=self.config.max_tokens, return_tensors="pt"
-        ).to(self.text_encoder.device)
-        tokens = self.text_encoder(**ids, output_hidden_states=True).hidden_states[-2]
-        return Cond(tokens, ids.attention_mask.bool())
+        )
+
+    def embed(self, tokens: Any) -> Cond:
+        """Qwen3's last hidden state but one, as the stock pipeline computes it."""
+        ids = tokens.to(self.text_encoder.device)
+        states = self.text_encoder(**ids, output_hidden_states=True).hidden_states[-2]
+        return Cond(states, ids.attention_mask.bool())
 
     def _velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         images = self.network(x=list(x_t.unsqueeze(2)), t=1 - t, cap_feats=unpadded(cond), return_dict=False)[0]
