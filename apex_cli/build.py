@@ -263,11 +263,11 @@ def order(recipe: SynthRecipe, model: Model, sample: SampleConfig, prompts: Sequ
 
     choice = recipe.scorer
     scorer = choice and resolve("scorer", choice.name)(choice.config)
-    teacher = {"name": model.source.name, "weights": _version(model.source)}
+    teacher = {"name": model.source.name, "weights": version(model.source)}
     return Order(model.backbone, sample, recipe.synth, prompts, teacher, scorer, recipe.sections())
 
 
-def _version(source: Path) -> str:
+def version(source: Path) -> str:
     """SHA-256 of the weights of a folder; the commit of a hub repository."""
     from huggingface_hub import try_to_load_from_cache
 

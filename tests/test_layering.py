@@ -40,8 +40,9 @@ ALLOWED: dict[str, set[str]] = {
     "drafts": BASE | {"registry", "mistakes"},
     "recipe": BASE | ENGINE | {"drafts", "mistakes"},
     "build": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe", "gpus"},
+    "subjects": BASE | ENGINE | PARTS | {"registry", "recipe", "build", "gpus"},
     "doctor": BASE | ENGINE | PARTS | {"recipe", "build"},
-    "commands": BASE | ENGINE | PARTS | {"flow", "records", "registry", "drafts", "recipe", "build", "doctor"},
+    "commands": BASE | ENGINE | PARTS | {"flow", "records", "registry", "drafts", "recipe", "build", "doctor", "subjects", "gpus"},
     "app": {"errors", "commands"},
 }
 """Room (a folder or file of the package) -> rooms it may import; itself and the version are always allowed."""

@@ -33,7 +33,7 @@ class ClipT5Backbone(PipelineBackbone):
     def lengths(self) -> dict[str, int]:
         """Tokens that each text encoder reads, by its number: "" for the first, "_2"...; T5 is the last."""
         *clips, t5 = (name.removeprefix("text_encoder") for name in self.text_encoder)
-        return {clip: self.pipeline.tokenizer_max_length for clip in clips} | {t5: self.config.max_tokens}
+        return dict.fromkeys(clips, self.pipeline.tokenizer_max_length) | {t5: self.config.max_tokens}
 
     def tokenise(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids [B, length] for every text encoder."""

@@ -80,21 +80,36 @@ def sana(changes: dict[str, Any]) -> Any:
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """Tokens of a request: the text encoder of the stock pipeline reads `written`, of which the first `prefix` are the
+    same for every prompt and `prompt` are the prompt's; the transformer sees `seen`, padding included."""
+
+    written: int
+    prefix: int
+    prompt: int
+    seen: int
+
+
+@dataclass(frozen=True)
 class Published:
-    """`build` makes the pipeline; `words`: length of a prompt in the literature's timings, one token a word."""
+    """`build` makes the pipeline."""
 
     backbone: type[Any]
     config: Any
     build: Callable[[], Any]
-    words: int = 64
+    lengths: Lengths
+    parameters: int
+    """Of the transformer."""
 
 
+SANA_LENGTHS = Lengths(written=500, prefix=205, prompt=64, seen=300)
+"""With the stock pipeline's human instruction in front, padded to 300 tokens behind it."""
 MODELS = {
-    "qwen-image": Published(QwenImage, QwenImageConfig(resolution=512), qwen_image),
-    "sana-600m": Published(Sana, SanaConfig(resolution=512, instruction=True), lambda: sana(SANA_600M)),
-    "sana-1600m": Published(Sana, SanaConfig(resolution=512, instruction=True), lambda: sana({})),
+    "qwen-image": Published(QwenImage, QwenImageConfig(), qwen_image, Lengths(98, 34, 64, 64), 20_430_401_088),
+    "sana-600m": Published(Sana, SanaConfig(instruction=True), lambda: sana(SANA_600M), SANA_LENGTHS, 591_747_872),
+    "sana-1600m": Published(Sana, SanaConfig(instruction=True), lambda: sana({}), SANA_LENGTHS, 1_604_462_752),
 }
-"""Name on the command line -> what it is. The second block of SANA's names says the parameters of its transformer."""
+"""Name on the command line -> what it is. The second word of SANA's names says the parameters of its transformer."""
 
 
 def load(name: str, device: str, resolution: int = 512) -> Any:
@@ -115,7 +130,8 @@ def load(name: str, device: str, resolution: int = 512) -> Any:
         made = Random(model.config.model_copy(update={"dtype": "bf16", "resolution": resolution}))
         for part in (made.network, made.text_encoder, made.autoencoder):
             for value in part.to(torch.bfloat16).parameters():
-                value.normal_(std=STD)
+                if device != "meta":
+                    value.normal_(std=STD)
     return made
 
 

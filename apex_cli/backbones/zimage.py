@@ -48,9 +48,7 @@ class ZImage(PipelineBackbone):
             )
             for prompt in prompts
         ]
-        return tokenizer(
-            texts, padding=True, truncation=True, max_length=self.config.max_tokens, return_tensors="pt"
-        )
+        return tokenizer(texts, padding=True, truncation=True, max_length=self.config.max_tokens, return_tensors="pt")
 
     def embed(self, tokens: Any) -> Cond:
         """Qwen3's last hidden state but one, as the stock pipeline computes it."""

@@ -1,4 +1,4 @@
-"""What a stage of a pipeline has to do, counted on tensors that have shapes but no memory: FLOPs, bytes, kernels."""
+"""What a stage of a pipeline has to do, counted on tensors without memory: FLOPs, bytes of weights, kernels."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from apex_cli.flops import Flops
 
 aten = torch.ops.aten
-GATHERS = {aten.embedding, aten.index_select, aten.gather}
-"""Read as much as they write, not the whole of their first argument."""
 FREE = {aten._unsafe_view, aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.detach}
 """No kernel, though not marked as views."""
 
@@ -33,13 +30,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Count:
-    """A stage. `parts`: by name of the module; "" are the operations without weights. Traffic is what eager kernels read
-    and write, in bytes: of matrix products, convolutions and attention, and of all others."""
+    """A stage. `parts`: by name of the module; "" are the operations without weights. `kernels`: operations that torch
+    is told to do, views not counted."""
 
     parts: dict[str, Part]
     kernels: int
-    traffic: int
-    other_traffic: int
 
     @property
     def flops(self) -> int:
@@ -68,21 +63,13 @@ class _Counter(Flops):
         super().__init__()
         self.inside: list[str] = [""]
         self.by_module: Counter[str] = Counter()
-        self.kernels = self.traffic = self.other_traffic = 0
+        self.kernels = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = self.total
         out = super().__torch_dispatch__(func, types, args, kwargs)
-        done = self.total - before
-        self.by_module[self.inside[-1]] += done
-        if not (func.is_view or func._overloadpacket in FREE):
-            self.kernels += 1
-            written = _bytes(out)
-            moved = 2 * written if func._overloadpacket in GATHERS else written + _bytes((args, kwargs))
-            if done:
-                self.traffic += moved
-            else:
-                self.other_traffic += moved
+        self.by_module[self.inside[-1]] += self.total - before
+        self.kernels += not (func.is_view or func._overloadpacket in FREE)
         return out
 
 
@@ -94,13 +81,17 @@ def count(module: nn.Module, run: Callable[[], object]) -> Count:
         run()
     parts = {name: replace(part, flops=counter.by_module[name]) for name, part in used.items()}
     parts[""] = Part(counter.by_module[""])
-    return Count(parts, counter.kernels, counter.traffic, counter.other_traffic)
+    return Count(parts, counter.kernels)
 
 
 @contextmanager
 def _entered(module: nn.Module, inside: list[str], used: dict[str, Part]) -> Iterator[None]:
     """Keep in `inside` the names of the modules with own weights that are running, and in `used` what they hold."""
     handles = []
+
+    def leave(*_: Any) -> None:
+        inside.pop()
+
     for name, part in module.named_modules():
         if weights := sum(value.nbytes for value in part.parameters(recurse=False)):
             size = getattr(part, "kernel_size", ())
@@ -113,13 +104,9 @@ def _entered(module: nn.Module, inside: list[str], used: dict[str, Part]) -> Ite
                 used[name] = held
 
             handles.append(part.register_forward_pre_hook(enter))
-            handles.append(part.register_forward_hook(lambda *_: inside.pop() and None))
+            handles.append(part.register_forward_hook(leave))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _bytes(tree: Any) -> int:
-    return sum(leaf.nbytes for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
