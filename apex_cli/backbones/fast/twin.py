@@ -1,0 +1,108 @@
+"""The fast twin of a backbone: the same pictures, without what a one-step model computes for nothing.
+
+It shares its weights with the backbone it was made from, which stays as it was, and is a `Backbone` like that one. What
+is folded, one file each: adapters.py (LoRA merged), modulation.py (AdaLN as a table), projections.py (Q, K, V in one
+product), frame.py (the autoencoder's 3-D convolutions as 2-D), reader.py (the text behind a constant beginning).
+memory.py remembers prompts, graphs.py replays kernels on CUDA.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from apex_cli.backbones.fast import adapters, graphs
+from apex_cli.backbones.fast.memory import PromptMemory
+from apex_cli.backbones.fast.sharing import shared
+from apex_cli.backbones.pipelines import PipelineBackbone
+from apex_cli.errors import UsageError
+from apex_cli.flow.condition import Cond
+
+TWINS = {
+    "qwen_image": "qwen_image:FastQwenImage",
+    "sana": "sana:FastSana",
+    "flux": "flux:FastFlux",
+    "sd3": "sd3:FastSd3",
+    "zimage": "zimage:FastZImage",
+}
+"""Backbone of the registry -> its twin in this folder."""
+
+
+def kind(name: str) -> type[Fast]:
+    """The class of the twin of the backbone `name`; raises `UsageError` where there is none."""
+    if name not in TWINS:
+        raise UsageError(f"The backbone '{name}' has no fast path.", "Use --plain.")
+    module, found = TWINS[name].split(":")
+    return getattr(import_module(f"{__package__}.{module}"), found)
+
+
+def make(name: str, plain: Any, times: Sequence[float]) -> Fast:
+    """The twin of `plain`, a backbone called `name` in the registry, for the noise levels `times` (without 0)."""
+    return kind(name).of(plain, times)
+
+
+class Fast(PipelineBackbone):
+    """What all twins share; stands before the class of the plain backbone."""
+
+    dropped: ClassVar[int] = 0
+    memory: PromptMemory
+    folded: tuple[str, ...]
+    """What was folded."""
+    times: tuple[float, ...] | None
+
+    @classmethod
+    def of(cls, plain: Any, times: Sequence[float]) -> Self:
+        """A twin of `plain`; that one is not changed."""
+        twin = cls.__new__(cls)
+        twin.__dict__.update(plain.__dict__)
+        twin.times, twin.memory, twin.pipeline = None, PromptMemory(), copy.copy(plain.pipeline)
+        twin.network, twin.autoencoder = shared(plain.network), shared(plain.autoencoder)
+        names = ["lora"] if adapters.merge(twin.network) else []
+        with torch.no_grad():
+            twin.folded = (*names, *twin.fold(tuple(times)))
+        for part in twin.parts():
+            part.requires_grad_(False).eval()
+        return twin
+
+    def fold(self, times: tuple[float, ...]) -> list[str]:
+        """Fold what this architecture can; the names of what was folded. Sets `times` where they are restricted."""
+        return []
+
+    def parts(self) -> list[nn.Module]:
+        """The modules that draw pictures."""
+        return [self.network, self.autoencoder, self.text_encoder]
+
+    def real(self, tokens: Any) -> list[int]:
+        """Positions of each row of the condition that are no padding, known on the host."""
+        return (tokens.attention_mask.sum(1) - self.dropped).tolist()
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Cond:
+        """Text to embeddings, through the memory of prompts."""
+        return self.memory.read(prompts, self._read)
+
+    def _read(self, prompts: Sequence[str]) -> tuple[Cond, Sequence[int]]:
+        tokens = self.tokenise(prompts)
+        real = self.real(tokens)
+        return self.embed(tokens), real
+
+    def to(self, device: torch.device) -> None:
+        """Move what draws pictures to `device`."""
+        for part in self.parts():
+            part.to(device)
+
+    def make_static(self, capture: graphs.Capture = graphs.capture) -> None:
+        """Draw by replaying CUDA graphs, one for each shape that is met; texts are padded to a multiple of a few tokens
+        to make the shapes few. After `to`, which would leave the graphs without their memory."""
+        self._velocity = graphs.Replay(super()._velocity, capture)
+        self.decode = graphs.Replay(super().decode, capture)
+
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
+        """F(x_t, t, c); see `PipelineBackbone.velocity`."""
+        if isinstance(self._velocity, graphs.Replay):
+            cond = cond.padded(graphs.rounded(cond.tokens.shape[1]))
+        return super().velocity(x_t, t, cond)
