@@ -38,7 +38,7 @@ QWEN_VISION = {
     "fullatt_block_indexes": [7, 15, 23, 31],
 }  # fmt: skip
 STD = 0.02
-"""Standard deviation of random weights. Not zeros: a card draws less power on them and is faster than it will ever be."""
+"""Standard deviation of random weights. Not zeros: a card draws less power on them and runs faster."""
 
 
 def qwen_image() -> Any:

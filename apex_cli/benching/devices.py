@@ -141,7 +141,7 @@ class Nvml:
             return None
 
     def state(self) -> dict[str, Any]:
-        """Clocks in MHz, power in W, temperature in deg C, memory in use in bytes, and why the clocks are not higher."""
+        """Clocks in MHz, power in W, temperature in deg C, memory in use in bytes, and what keeps the clocks low."""
         nvml, handle = self.library, self.handle
         reasons = self._ask(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)) or 0
         throttled = [n for n in THROTTLES if reasons & getattr(nvml, f"nvmlClocksThrottleReason{n}", 0)]

@@ -74,7 +74,5 @@ def _text(backbone: Any, tokens: int, prefix: int) -> Count:
     model = getattr(backbone.text_encoder, "model", backbone.text_encoder)
     with torch.device("meta"), torch.no_grad():
         ids = torch.zeros(1, prefix + tokens, dtype=torch.int64)
-        mask = torch.ones_like(ids)
-        kept = prefix and model(ids[:, :prefix], attention_mask=mask[:, :prefix], use_cache=True).past_key_values
-    given = {"past_key_values": kept} if prefix else {"use_cache": False}
-    return count(model, lambda: model(ids[:, prefix:], attention_mask=mask, **given))
+        kept = model(ids[:, :prefix], use_cache=True).past_key_values if prefix else None
+    return count(model, lambda: model(ids[:, prefix:], past_key_values=kept, use_cache=prefix > 0))

@@ -65,7 +65,7 @@ def file_name(index: int) -> str:
 
 
 def missing(folder: Path, count: int) -> list[int]:
-    """Which of pictures 0 to `count` - 1 are not in `folder`, which is made; raises `StorageError` if it cannot be used."""
+    """Which of pictures 0 to `count` - 1 are not in `folder`, made if need be; `StorageError` if it cannot be used."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{os.getpid()}"

@@ -211,7 +211,8 @@ def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
         clocks = [state["sm_clock"] for state in document["states"]]
         yield f"SM clock {min(clocks)} to {max(clocks)} MHz; throttled: {', '.join(throttled) or 'no'}"
     if document["other_processes"]:
-        yield f"other processes used the GPU: {', '.join(map(str, document['other_processes']))}; times are not its best"
+        others = ", ".join(map(str, document["other_processes"]))
+        yield f"other processes used the GPU meanwhile: {others}"
 
 
 def _show_changes(changes: Sequence[Change]) -> None:

@@ -26,8 +26,8 @@ def bench(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Of a published --model: a pipeline folder, a hub id, or `random`, which takes as long as trained ones "
-            "(tiny sizes of the same classes where there is no accelerator)."
+            help="Of a published --model: a pipeline folder, a hub id, or `random`, which takes as long as trained "
+            "ones (tiny sizes of the same classes where there is no accelerator)."
         ),
     ] = None,
     nfe: Annotated[str, typer.Option(help="Evaluations, e.g. 1,2,4.")] = "1",
@@ -38,7 +38,7 @@ def bench(
     mode: Annotated[
         str,
         typer.Option(
-            help="plain: as trained; fast: exact foldings; cached: that, for prompts it has read before; diffusers: the "
+            help="plain: as trained; fast: exact foldings; cached: that, for prompts read before; diffusers: the "
             "stock pipeline. All are measured in turn in one process."
         ),
     ] = "plain,fast,diffusers",
@@ -72,7 +72,7 @@ def bench(
     judge: Annotated[
         str,
         typer.Option(
-            help="What a regression is. ratio: time over diffusers in the same job, limit 5 %; seconds: limit 10 %; both."
+            help="What must not grow. ratio: time over diffusers in the same job, by 5 %; seconds: by 10 %; both."
         ),
     ] = "both",
     as_json: Json = False,
@@ -85,11 +85,9 @@ def bench(
         return
     from apex_cli.commands import _bench
 
-    model_or_none = None if ckpt else model
+    nfes, batches, sides = _numbers("nfe", nfe), _numbers("batch", batch), _numbers("resolution", resolution)
     if analytic:
-        _bench.floors(
-            model, _numbers("nfe", nfe), _numbers("batch", batch), _numbers("resolution", resolution), gpu, as_json
-        )
+        _bench.floors(model, nfes, batches, sides, gpu, as_json)
         return
     asked = _bench.Asked(model, ckpt, weights, nfes, batches, sides, _modes(mode), gpu, allow_mismatch, as_json)
     if images is not None:
