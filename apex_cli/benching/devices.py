@@ -82,12 +82,12 @@ def demand(wanted: str, device: Device, mismatch: bool) -> Gpu | None:
         return device.gpu
     if mismatch:
         return None
-    there = "no CUDA GPU here, only " if device.kind == "cpu" else ""
+    there = "but this machine has no CUDA GPU, only" if device.kind == "cpu" else "found"
     remedy = (
         f"Run it on one, or use --gpu auto; --allow-mismatch measures without reference figures, "
         f"`--analytic --gpu {wanted}` prints floors without a GPU."
     )
-    raise SetupError(f"--gpu {wanted} was asked for, found {there}{device.identity}.", remedy)
+    raise SetupError(f"--gpu {wanted} was asked for, {there} {device.identity}.", remedy)
 
 
 def fits(row: Gpu, wanted: str, gpu: Gpu | None) -> bool:

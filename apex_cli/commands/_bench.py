@@ -86,13 +86,17 @@ def floors(
     print(json.dumps(document))
 
 
+def patience(runs: int, seconds: float, warmup: int) -> Any:
+    from apex_cli.benching.measure import Patience
+
+    return Patience(runs=runs, seconds=seconds, warmup=warmup)
+
+
 def measure(
-    asked: Asked, runs: int, seconds: float, out: Path | None, save: Path | None, baseline: Path | None,
-    judge: Sequence[str],
-) -> None:  # fmt: skip
+    asked: Asked, patience: Any, out: Path | None, save: Path | None, baseline: Path | None, judge: Sequence[str]
+) -> None:
     """`apex bench`: measure a grid, show and keep it, and judge it by a baseline."""
     from apex_cli.benching import clocks, verdict
-    from apex_cli.benching.measure import Patience
     from apex_cli.benching.run import Bench, Grid
     from apex_cli.commands._progress import show
 
@@ -101,7 +105,7 @@ def measure(
     subject = asked.subject()
     side = asked.resolutions or (subject.backbone.config.resolution,)
     grid = Grid(nfe=asked.nfes, batch=asked.batches, resolution=side, mode=asked.modes)
-    bench = Bench(subject, grid, Patience(runs=runs, seconds=seconds), device, clocks.clock(device.torch))
+    bench = Bench(subject, grid, patience, device, clocks.clock(device.torch))
     show(bench.run())
     document = _document(bench, gpu)
     if save:

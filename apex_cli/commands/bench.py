@@ -56,6 +56,9 @@ def bench(
         int, typer.Option(min=0, help="Counted runs of each mode at least.  [default: 50, batches 20]")
     ] = 0,
     seconds: Annotated[float, typer.Option(min=0, help="Seconds that a case is measured at least.")] = 30.0,
+    warmup: Annotated[
+        int, typer.Option(min=1, help="Runs of the warm-up at most; it ends when three in a row agree within 2 %.")
+    ] = 25,
     images: Annotated[
         int | None,
         typer.Option(
@@ -93,7 +96,7 @@ def bench(
     if images is not None:
         _bench.long(asked, images, out)
         return
-    _bench.measure(asked, runs, seconds, out, save, compare, _judges(judge))
+    _bench.measure(asked, _bench.patience(runs, seconds, warmup), out, save, compare, _judges(judge))
 
 
 @app.command()
