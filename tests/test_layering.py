@@ -42,7 +42,10 @@ ALLOWED: dict[str, set[str]] = {
     "build": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe", "gpus"},
     "subjects": BASE | ENGINE | PARTS | {"registry", "recipe", "build", "gpus"},
     "doctor": BASE | ENGINE | PARTS | {"recipe", "build"},
-    "commands": BASE | ENGINE | PARTS | {"flow", "records", "registry", "drafts", "recipe", "build", "doctor", "subjects", "gpus"},
+    "commands": BASE
+    | ENGINE
+    | PARTS
+    | {"flow", "records", "registry", "drafts", "recipe", "build", "doctor", "subjects", "gpus"},
     "app": {"errors", "commands"},
 }
 """Room (a folder or file of the package) -> rooms it may import; itself and the version are always allowed."""

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
+from apex_cli.errors import UsageError
+
 
 class Clock(Protocol):
     """Marks are opaque; `between` may be asked after `sync`."""
@@ -33,13 +35,17 @@ class Clock(Protocol):
 
 
 class HostClock:
-    """Where the host does the work itself."""
+    """Where the host does the work itself. With `cpu_time`, seconds are those that the process computed, on all its
+    threads together: other processes, which make the wall clock useless on a shared machine, disturb them little."""
+
+    def __init__(self, cpu_time: bool = False):
+        self.read = time.process_time if cpu_time else time.perf_counter
 
     def wall(self) -> float:
-        return time.perf_counter()
+        return self.read()
 
     def mark(self) -> float:
-        return self.wall()
+        return self.read()
 
     def between(self, first: float, second: float) -> float:
         return second - first
@@ -66,6 +72,13 @@ class CudaClock:
         torch.cuda.synchronize()
 
 
-def clock(device: torch.device) -> Clock:
-    """The clock of a device."""
-    return CudaClock() if device.type == "cuda" else HostClock()
+KINDS = ("wall", "cpu")
+
+
+def clock(device: torch.device, kind: str = "wall") -> Clock:
+    """The clock of a device; `kind` "cpu" is for processors only."""
+    if kind not in KINDS:
+        raise UsageError(f"There is no clock called '{kind}'.", f"Known: {', '.join(KINDS)}.")
+    if kind == "cpu" and device.type != "cpu":
+        raise UsageError("CPU time says nothing about a GPU.", "Leave out --clock.")
+    return CudaClock() if device.type == "cuda" else HostClock(kind == "cpu")

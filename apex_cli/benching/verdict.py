@@ -55,15 +55,16 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def compare(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[Change]:
-    """All changes of the cells that both have; raises `UsageError` for other devices, weights, or nothing in common."""
+    """All changes of the cells that both have; `UsageError` for other devices, weights or clocks, or nothing in common."""
     for what, mine, theirs in (
         ("device", new["device"]["identity"], old["device"]["identity"]),
         ("weights", new["weights"], old["weights"]),
+        ("clock", new["clock"], old["clock"]),
     ):
         if mine != theirs:
             raise UsageError(
                 f"The baseline was measured with another {what}: {theirs}, not {mine}.",
-                "Times of different devices or weights cannot be compared; save a baseline here with --save.",
+                "Times of different devices, weights or clocks cannot be compared; save a baseline here with --save.",
             )
     changes = list(_changes(_by_key(new), _by_key(old)))
     if not changes:

@@ -36,6 +36,7 @@ class Asked:
     modes: tuple[str, ...]
     gpu: str
     allow_mismatch: bool
+    clock: str
     as_json: bool
 
     def device(self) -> tuple[Device, Gpu | None]:
@@ -76,10 +77,16 @@ def floors(
     typer.echo(f"FLOORS, {LABEL}: {row.name}, {rate:g} TFLOP/s bf16, {speed:g} TB/s\n")
     table(tables.FLOOR_COLUMNS, tables.floor_rows(found))
     counts = [
-        (f"{c['resolution']} px", c["variant"], c["stage"], f"{c['flops'] / 1e12:.4g}", f"{c['weight_bytes'] / 1e9:.3g}",
-         str(c["kernels"]))
+        (
+            f"{c['resolution']} px",
+            c["variant"],
+            c["stage"],
+            f"{c['flops'] / 1e12:.4g}",
+            f"{c['weight_bytes'] / 1e9:.3g}",
+            str(c["kernels"]),
+        )
         for c in document["counted"]
-    ]  # fmt: skip
+    ]
     typer.echo("")
     table(("of one picture", "variant", "stage", "TFLOP", "GB of weights", "kernels"), counts)
     _references(found)
@@ -105,9 +112,9 @@ def measure(
     subject = asked.subject()
     side = asked.resolutions or (subject.backbone.config.resolution,)
     grid = Grid(nfe=asked.nfes, batch=asked.batches, resolution=side, mode=asked.modes)
-    bench = Bench(subject, grid, patience, device, clocks.clock(device.torch))
+    bench = Bench(subject, grid, patience, device, clocks.clock(device.torch, asked.clock))
     show(bench.run())
-    document = _document(bench, gpu)
+    document = {**_document(bench, gpu), "clock": asked.clock}
     if save:
         verdict.save(document, save)
     if out:
@@ -208,6 +215,8 @@ def _references(cells: Sequence[Mapping[str, Any]]) -> None:
 def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
     worst = max(cell["harness_overhead"] for cell in document["cells"])
     yield "total: from prompts to pictures in memory; the encoding to PNG comes after it"
+    if document["clock"] == "cpu":
+        yield "seconds are those that the process computed, not those of the wall"
     yield f"harness overhead: {worst:.3%} of the shortest request at most (its marks, timed here)"
     yield f"loading took {document['load_seconds']:.1f} s, libraries included"
     throttled = sorted({reason for state in document["states"] for reason in state["throttled"]})
@@ -248,7 +257,7 @@ def long(asked: Asked, count: int, out: Path | None) -> None:
     subject = asked.subject()
     run = LongRun(str(out), count, count - len(wanted))
     batches = subject.draw(asked.modes[0], asked.nfes[0], max(asked.batches), wanted)
-    show(produce(batches, Keeper(out, png), run, clocks.clock(device.torch)))
+    show(produce(batches, Keeper(out, png), run, clocks.clock(device.torch, asked.clock)))
     document = {"model": subject.name, "mode": asked.modes[0], "device": device.record(), **run.record()}
     if asked.as_json:
         emit(document)
@@ -258,7 +267,7 @@ def long(asked: Asked, count: int, out: Path | None) -> None:
     print(json.dumps(document))
 
 
-def train(recipe: str, overrides: Sequence[str], runs: int, as_json: bool) -> None:
+def train(recipe: str, overrides: Sequence[str], runs: int, clock: str, as_json: bool) -> None:
     """`apex bench train RECIPE`."""
     import torch
 
@@ -274,13 +283,14 @@ def train(recipe: str, overrides: Sequence[str], runs: int, as_json: bool) -> No
     taken: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         made = subjects.steps(read, Path(folder))
-        show(measure_steps(made, clocks.clock(device.torch), runs, taken))
+        show(measure_steps(made, clocks.clock(device.torch, clock), runs, taken))
     own, plain = taken
     ratio = paired_ratio(taken[own], taken[plain])
     flops = {name: subjects.step_flops(changed) for name, changed in ((own, read), (plain, subjects.plain(read)))}
     document = {
         "recipe": read.name,
         "device": device.record(),
+        "clock": clock,
         "batch": read.train.batch,
         "threads": torch.get_num_threads(),
         "steps": {

@@ -59,6 +59,9 @@ def bench(
     warmup: Annotated[
         int, typer.Option(min=1, help="Runs of the warm-up at most; it ends when three in a row agree within 2 %.")
     ] = 25,
+    clock: Annotated[
+        str, typer.Option(help="wall, or on a processor cpu: seconds computed, which a busy machine disturbs little.")
+    ] = "wall",
     images: Annotated[
         int | None,
         typer.Option(
@@ -92,7 +95,7 @@ def bench(
     if analytic:
         _bench.floors(model, nfes, batches, sides, gpu, as_json)
         return
-    asked = _bench.Asked(model, ckpt, weights, nfes, batches, sides, _modes(mode), gpu, allow_mismatch, as_json)
+    asked = _bench.Asked(model, ckpt, weights, nfes, batches, sides, _modes(mode), gpu, allow_mismatch, clock, as_json)
     if images is not None:
         _bench.long(asked, images, out)
         return
@@ -104,12 +107,13 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (`apex recipes ls`).")],
     overrides: Overrides = [],  # noqa: B006
     runs: Annotated[int, typer.Option(min=2, help="Counted steps of each kind.")] = 10,
+    clock: Annotated[str, typer.Option(help="wall or cpu, as in `apex bench`.")] = "wall",
     as_json: Json = False,
 ) -> None:
     """Time optimizer steps of a recipe against plain flow matching, in turn, on the same model and batch."""
     from apex_cli.commands import _bench
 
-    _bench.train(recipe, overrides, runs, as_json)
+    _bench.train(recipe, overrides, runs, clock, as_json)
 
 
 def _numbers(option: str, text: str | None) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Floors: what is counted on modules whose cost is known, and the published models against published counts.
 
-Published: forward passes in TFLOP (2 per multiply-add), weights in GB of bf16, floors in ms on an A100 of 312 TFLOP/s and
-2.0 TB/s; a figure of so many digits is met if ours rounds to it, or within 0.1 %.
+Published: forward passes in TFLOP (2 per multiply-add), weights in GB of bf16, floors in ms on an A100 of 312 TFLOP/s
+and 2.0 TB/s; a figure of so many digits is met if ours rounds to it, or within 0.1 %.
 """
 
 from __future__ import annotations

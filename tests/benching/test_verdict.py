@@ -23,7 +23,13 @@ def document(fast: float, stock: float = 1.0, noise: float = 0.02, seed: int = 0
          "times": (seconds * busy * rng.lognormal(0, 0.005, 40)).tolist()}
         for mode, seconds in (("fast", fast), ("diffusers", stock))
     ]  # fmt: skip
-    return {"schema": SCHEMA, "device": {"identity": "card, 80 GiB"}, "weights": "w", "cells": cells} | changes
+    return {
+        "schema": SCHEMA,
+        "device": {"identity": "card, 80 GiB"},
+        "weights": "w",
+        "clock": "wall",
+        "cells": cells,
+    } | changes
 
 
 def failed(new, old) -> set[str]:
@@ -61,6 +67,7 @@ def test_faster_is_no_regression():
     [
         ({"device": {"identity": "other, 80 GiB"}}, "another device: card, 80 GiB, not other, 80 GiB"),
         ({"weights": "v"}, "another weights"),
+        ({"clock": "cpu"}, "another clock"),
         ({"cells": []}, "no cell in common"),
     ],
 )
