@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from apex_cli import build, registry
 from apex_cli.errors import SetupError, UsageError
 from apex_cli.generation import SampleConfig
-from apex_cli.recipe import Recipe
+from apex_cli.recipe import Choice, Recipe
 from apex_cli.registry import resolve
 
 SHAPES, TINY_QWEN = "shapes", "shapes-qwen"
@@ -189,17 +190,9 @@ def step_flops(recipe: Recipe) -> int:
 
 def plain(recipe: Recipe) -> Recipe:
     """The same recipe with the objective of plain flow matching."""
-    return _changed(recipe, objective={"name": "fm"})
+    return replace(recipe, objective=Choice("fm", resolve("objective", "fm").Config()))
 
 
 def quiet(recipe: Recipe) -> Recipe:
     """Without what a step does only now and then."""
-    return _changed(recipe, train={**recipe.sections()["train"], "telemetry_every": 10**6, "trackers": []})
-
-
-def _changed(recipe: Recipe, **sections: dict[str, Any]) -> Recipe:
-    import tomli_w
-
-    from apex_cli import recipe as recipes
-
-    return recipes.parse(tomli_w.dumps({**recipe.sections(), **sections}), f"{recipe.name}.toml")
+    return replace(recipe, train=recipe.train.model_copy(update={"telemetry_every": 10**6, "trackers": ()}))

@@ -17,7 +17,7 @@ def draw(cells: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     grid has no single ones)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 1.8 + 0.34 * len(cells)), layout="constrained")
+    figure = Figure(figsize=(11, 2.4 + 0.3 * len(cells)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _stages(left, cells)
     _nfe(right, cells)
@@ -38,7 +38,7 @@ def _stages(axes: Any, cells: Sequence[Mapping[str, Any]]) -> None:
         axes.barh(labels, lengths, left=begin, color=COLORS[stage], label=stage)
         begin = [a + b for a, b in zip(begin, lengths, strict=True)]
     axes.invert_yaxis()
-    axes.set_xlabel("ms per picture, median of each stage")
+    axes.set_xlabel("ms per picture, median of each stage", fontsize=9)
     axes.legend(fontsize=7, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -60,7 +60,8 @@ def _nfe(axes: Any, cells: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(*zip(*floors, strict=True), "k--", label="floor")
     axes.set_xticks(sorted({cell["nfe"] for cell in shown}))
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("network evaluations (NFE)")
-    axes.set_ylabel(f"ms a request of {batch}, {resolution} px")
+    axes.set_xlabel("network evaluations (NFE)", fontsize=9)
+    axes.set_ylabel(f"ms a request of {batch}, {resolution} px", fontsize=9)
+    axes.tick_params(labelsize=8)
     axes.legend(fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -72,7 +72,13 @@ def _decoder(backbone: Any) -> Count:
 def _text(backbone: Any, tokens: int, prefix: int) -> Count:
     """The language model alone, whose last hidden state is the embedding: `tokens` after `prefix` remembered ones."""
     model = getattr(backbone.text_encoder, "model", backbone.text_encoder)
+    masked = model.config._attn_implementation == "eager"  # each of the two ways looks at values in the other case
     with torch.device("meta"), torch.no_grad():
         ids = torch.zeros(1, prefix + tokens, dtype=torch.int64)
-        kept = model(ids[:, :prefix], use_cache=True).past_key_values if prefix else None
-    return count(model, lambda: model(ids[:, prefix:], past_key_values=kept, use_cache=prefix > 0))
+
+        def read(first: int, last: int, kept: Any = None) -> Any:
+            mask = torch.ones(1, last, dtype=torch.int64) if masked else None
+            return model(ids[:, first:last], attention_mask=mask, past_key_values=kept, use_cache=prefix > 0)
+
+        kept = read(0, prefix).past_key_values if prefix else None
+    return count(model, lambda: read(prefix, prefix + tokens, kept))

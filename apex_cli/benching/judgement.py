@@ -51,7 +51,8 @@ class Yardsticks:
             "seconds": row.figure(case.batch),
             "resolution": row.resolution or "not stated",
             "verdict": told,
-            "source": references.sources()[row.source],
+            "source": row.source,
+            "source_text": references.sources()[row.source],
         }
 
 

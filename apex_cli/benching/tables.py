@@ -75,8 +75,8 @@ def case(cell: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """`64.0 ms`; three digits."""
-    if seconds is None:
+    """`64.0 ms`; three digits. `-` for nothing."""
+    if not seconds:
         return "-"
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= scale:

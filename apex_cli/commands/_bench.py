@@ -210,6 +210,8 @@ def _references(cells: Sequence[Mapping[str, Any]]) -> None:
     if rows := tables.reference_rows(cells):
         typer.echo("")
         table(("published figures for", "method", "seconds", "resolution", "verdict", "source"), rows)
+        for name, text in dict.fromkeys((r["source"], r["source_text"]) for cell in cells for r in cell["references"]):
+            typer.echo(f"* {name}: {text}")
 
 
 def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
