@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -169,18 +169,22 @@ def _rooted(config: dict[str, Any]) -> dict[str, Any]:
 def load_model(path: str | Path, weights: bool = True) -> Model:
     """A model from a run, a checkpoint, an exported folder, or `assets:NAME`. Without `weights`, as `skeleton` needs
     it: nothing that was trained is read or verified."""
-    from apex_cli.backbones import folders
     from apex_cli.training import checkpoint, lora
     from apex_cli.training.parts import load_components
 
-    name = str(path)
-    folder = checkpoint.find(Path(folders.locate(name) if name.startswith("assets:") else name), verified=weights)
+    folder = _checkpoint(path, verified=weights)
     contract = checkpoint.read_contract(folder)
     row, tuning = contract["backbone"], contract["tuning"]
     config, sample = dict(row["config"]), SampleConfig(**contract["sample"])
     if tuning == "comfyui":
         raise CheckpointError(f"'{folder}' is an export for ComfyUI.", "Use its run, or export it with --to merged.")
     kind = resolve("backbone", row["name"])
+    if tuning == "folded":
+        from apex_cli.backbones.fast import stored
+
+        own = kind.Config(**config | {"path": str(folder)})
+        twin = stored.load(row["name"], kind, own, folder / contract["weights"], contract["folded"]["times"])
+        return Model(twin, sample, contract, folder)
     if tuning == "exported":
         return Model(kind(kind.Config(**config | {"path": str(folder)})), sample, contract, folder)
     if config.get("path") == checkpoint.BASE and (folder / checkpoint.BASE).is_dir():
@@ -193,9 +197,75 @@ def load_model(path: str | Path, weights: bool = True) -> Model:
     return Model(model, sample, contract, folder)
 
 
+def _checkpoint(path: str | Path, verified: bool) -> Path:
+    """The checkpoint folder behind a run, a checkpoint, an export or `assets:NAME`."""
+    from apex_cli.backbones import folders
+    from apex_cli.training import checkpoint
+
+    name = str(path)
+    return checkpoint.find(Path(folders.locate(name) if name.startswith("assets:") else name), verified=verified)
+
+
 def ready(path: str | Path) -> Model:
     """`load_model` on the device that draws: an accelerator where there is one."""
     return _placed(load_model(path))
+
+
+def ready_fast(path: str | Path, nfes: Sequence[int] = (), compiled: bool = False) -> Model:
+    """`ready` with the fast twin (see `fast`), whose weights alone go to the device; with graphs on CUDA, and `compiled`
+    blocks where that is asked for."""
+    from apex_cli.backbones.compact import compact_layers
+
+    model = _placed(fast(load_model(path), nfes))
+    if compiled:
+        model.backbone.compile()
+    if model.backbone.network.device.type == "cuda" and not any(compact_layers(model.backbone.network)):
+        model.backbone.make_static()
+    return model
+
+
+def draws_fast(path: str | Path, wanted: bool | None, compiled: bool) -> bool:
+    """Whether `path` is drawn by its fast twin: as `wanted`; if that is None, where there is CUDA and a twin.
+
+    Raises `UsageError` where the wish cannot be met.
+    """
+    import torch
+
+    from apex_cli.backbones.fast.twin import TWINS
+    from apex_cli.training import checkpoint
+
+    contract = checkpoint.read_contract(_checkpoint(path, verified=False))
+    folded = contract["tuning"] == "folded"
+    if folded and wanted is False:
+        raise UsageError(f"'{path}' is folded; there is no plain one in it.", "Use the run it came from.")
+    if wanted is None:
+        wanted = folded or (torch.cuda.is_available() and contract["backbone"]["name"] in TWINS)
+    if compiled and not wanted:
+        raise UsageError("--compile is for the fast path.", "Add --fast.")
+    return wanted
+
+
+def fast(model: Model, nfes: Sequence[int] = ()) -> Model:
+    """The fast twin of `model`, whose weights it shares: it draws the same pictures as the contract says and, if told,
+    at other numbers of evaluations (`nfes`). A folded model is one already. See docs/performance.md."""
+    from apex_cli.backbones.fast.twin import Fast, make
+
+    if isinstance(model.backbone, Fast):
+        return model
+    settings = [model.sample, *map(model.sample.with_nfe, nfes)]
+    times = sorted({time for sample in settings for time in sample.times()}, reverse=True)
+    return replace(model, backbone=make(model.contract["backbone"]["name"], model.backbone, times))
+
+
+def fold(run: str | Path, folder: Path, nfes: Sequence[int] = ()) -> tuple[Model, float]:
+    """What `apex ckpt fold` does: the twin it wrote, and by how much a pixel of its picture differs from the plain."""
+    from apex_cli.exporting import folded
+
+    plain = load_model(run)
+    twin = fast(plain, nfes)
+    if twin is plain:
+        raise UsageError(f"'{run}' is folded already.", "Fold the run it came from.")
+    return twin, folded.fold(plain, twin, load_model, folder, _version(plain.source))
 
 
 def _placed(model: Model) -> Model:

@@ -7,9 +7,9 @@ are counted where they happen, never taken from the settings.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -75,6 +75,10 @@ class SampleConfig(Section):
             return FEW_STEP_SIGMAS[steps]
         even = [1 - i / steps for i in range(steps + 1)]
         return tuple(self.time_shift * s / (1 + (self.time_shift - 1) * s) for s in even)
+
+    def times(self) -> tuple[float, ...]:
+        """The noise levels at which the network is asked: all but the last, 0."""
+        return self.grid()[:-1]
 
     def with_nfe(self, nfe: int) -> SampleConfig:
         """The same sampler at another number of evaluations, without explicit sigmas; at 1 without guidance, which
@@ -151,33 +155,85 @@ def as_long_as(reference: Tensor, x: Tensor, patch: int) -> Tensor:
 def generate(
     backbone: Backbone, config: SampleConfig, requests: Sequence[Request], batch: int = 32
 ) -> Iterator[Sample]:
-    """Make the images of `requests` in order, `batch` at a time."""
-    import torch
+    """Make the images of `requests` in order, `batch` at a time.
 
-    with torch.no_grad():
-        uncond = backbone.encode_prompts([config.negative_prompt or ""]) if config.guidance != 1 else None
+    Raises `UsageError` where the backbone is folded at other times than those of `config`.
+    """
+    stages = Stages(backbone, config)
     for start in range(0, len(requests), batch):
-        with torch.no_grad():  # not around the yield, where it would rule the caller
-            made = _batch(backbone, config, requests[start : start + batch], uncond)
-        yield from made
+        yield from stages.decode(stages.draw(stages.read(requests[start : start + batch])))
 
 
-def _batch(backbone: Backbone, config: SampleConfig, requests: Sequence[Request], uncond: Cond | None) -> list[Sample]:
-    import torch
+def check_times(backbone: Backbone, config: SampleConfig) -> None:
+    """Raise `UsageError` unless the backbone answers at the times of `config`; known before anything runs."""
+    if backbone.times is None or set(config.times()) <= set(backbone.times):
+        return
+    known, asked = (", ".join(f"{t:g}" for t in times) for times in (backbone.times, config.times()))
+    raise UsageError(
+        f"This model is folded at the noise levels {known}, and NFE {config.nfe} asks at {asked}.",
+        "Use --plain, an --nfe it was folded for, or fold it again.",
+    )
 
-    gens = [generator(request.seed, request.index) for request in requests]
-    prompts = list(dict.fromkeys(request.prompt for request in requests))  # each is read once
-    rows = torch.tensor([prompts.index(request.prompt) for request in requests])
-    known = backbone.encode_prompts(prompts)
-    cond = known.select(rows.to(known.tokens.device))
-    noise = torch.stack([torch.randn(backbone.latent_shape, generator=g) for g in gens]).to(cond.tokens.device)
-    velocity = CountedVelocity(backbone, config.guidance, uncond, config.guidance_rescale is not None)
-    latents = resolve("sampler", config.sampler)(velocity, noise, config.grid(), cond, gens)
-    pixels = to_pixels(backbone.decode(latents))
-    nfe = velocity.rows / len(requests)
-    conds = [cond.select(slice(i, i + 1)) for i in range(len(cond))]
-    made = zip(requests, pixels, latents, noise, conds, strict=True)
-    return [Sample(r, p, x, nfe, z, c) for r, p, x, z, c in made]
+
+@dataclass(frozen=True)
+class Batch:
+    """Images on their way: `requests`, what was read and drawn for them, and after the network `latents` and `nfe`."""
+
+    requests: Sequence[Request]
+    cond: Cond
+    noise: Tensor
+    gens: list[Generator]
+    latents: Tensor | None = None
+    nfe: float = 0
+
+
+class Stages:
+    """The three stages of a batch, each after the one before it; no gradient is kept.
+
+    Raises `UsageError` where the backbone is folded at other times than those of `config`.
+    """
+
+    def __init__(self, backbone: Backbone, config: SampleConfig):
+        import torch
+
+        check_times(backbone, config)
+        self.backbone, self.config, self.sampler = backbone, config, resolve("sampler", config.sampler)
+        with torch.no_grad():
+            self.uncond = backbone.encode_prompts([config.negative_prompt or ""]) if config.guidance != 1 else None
+
+    def read(self, requests: Sequence[Request]) -> Batch:
+        """Prompts to embeddings, seeds to noise."""
+        import torch
+
+        gens = [generator(request.seed, request.index) for request in requests]
+        prompts = list(dict.fromkeys(request.prompt for request in requests))  # each is read once
+        rows = torch.tensor([prompts.index(request.prompt) for request in requests])
+        with torch.no_grad():
+            known = self.backbone.encode_prompts(prompts)
+            cond = known.select(rows.to(known.tokens.device))
+        noise = torch.stack([torch.randn(self.backbone.latent_shape, generator=g) for g in gens])
+        return Batch(requests, cond, noise.to(cond.tokens.device), gens)
+
+    def draw(self, batch: Batch) -> Batch:
+        """The network along the noise levels, its evaluations counted."""
+        import torch
+
+        config = self.config
+        velocity = CountedVelocity(self.backbone, config.guidance, self.uncond, config.guidance_rescale is not None)
+        with torch.no_grad():
+            latents = self.sampler(velocity, batch.noise, config.grid(), batch.cond, batch.gens)
+        return replace(batch, latents=latents, nfe=velocity.rows / len(batch.requests))
+
+    def decode(self, batch: Batch) -> list[Sample]:
+        """Latents to pixels on the host."""
+        import torch
+
+        latents, cond = cast("Tensor", batch.latents), batch.cond
+        with torch.no_grad():
+            pixels = to_pixels(self.backbone.decode(latents))
+        conds = [cond.select(slice(i, i + 1)) for i in range(len(cond))]
+        made = zip(batch.requests, pixels, latents, batch.noise, conds, strict=True)
+        return [Sample(r, p, x, batch.nfe, z, c) for r, p, x, z, c in made]
 
 
 def unit_range(images: Tensor) -> Tensor:

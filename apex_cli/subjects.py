@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ class Loaded:
 
     def engines(self, modes: Sequence[str]) -> Callable[[Any, Any], Mapping[str, Any]]:
         """A function of (case, laps): the engine of each mode."""
+        from apex_cli.backbones.fast.twin import Fast
+
+        if isinstance(self.backbone, Fast) and not set(modes) <= set(FAST):
+            raise UsageError("A folded model knows only the fast way.", "Add --mode fast,cached.")
         if any(mode in FAST for mode in modes):
             self.twin = self._twin()
         if all(mode in FAST for mode in modes):
@@ -50,8 +55,10 @@ class Loaded:
         return lambda case, laps: {mode: self._engine(mode, case, laps) for mode in modes}
 
     def _twin(self) -> Any:
-        from apex_cli.backbones.fast.twin import make
+        from apex_cli.backbones.fast.twin import Fast, make
 
+        if isinstance(self.backbone, Fast):
+            return self.backbone
         times = {sigma for nfe in self.nfes for sigma in self.sample.with_nfe(nfe).grid() if sigma > 0}
         twin = make(backbone_name(self.backbone), self.backbone, tuple(sorted(times, reverse=True)))
         if self.cuda:
@@ -75,13 +82,13 @@ class Loaded:
 
         from apex_cli.benching.prompts import prompts
         from apex_cli.generation import Request, generate
+        from apex_cli.streaming import stream
 
-        backbone = self.twin if mode in FAST else self.backbone
+        backbone, draw = (self.twin, stream) if mode in FAST else (self.backbone, generate)
         requests = [Request(prompts(1, self.words, index)[0], 0, index) for index in indices]
-        sample = self.sample.with_nfe(nfe)
-        for start in range(0, len(requests), batch):
-            made = generate(backbone, sample, requests[start : start + batch], batch)
-            yield [(image.request.index, Image.fromarray(image.pixels)) for image in made]
+        made = draw(backbone, self.sample.with_nfe(nfe), requests, batch)
+        while some := list(islice(made, batch)):
+            yield [(image.request.index, Image.fromarray(image.pixels)) for image in some]
 
     def tokens(self, prompts: Sequence[str]) -> int:
         """Tokens that the transformer sees of `prompts`."""

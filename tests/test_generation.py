@@ -21,6 +21,7 @@ class Counted:
     """A backbone that counts the images it is asked for."""
 
     latent_shape = (3, 2, 2)
+    times = None
 
     def __init__(self):
         self.seen: dict[float, int] = {}

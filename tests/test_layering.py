@@ -36,16 +36,18 @@ ALLOWED: dict[str, set[str]] = {
         room: BASE | {"flow", "records", "pages", "mistakes", "gpus", "flops"} | PARTS | MAKERS
         for room in ENGINE - MAKERS
     },
+    "benching": BASE | {"flow", "records", "pages", "mistakes", "gpus", "flops", "streaming"} | PARTS | MAKERS,
     "exporting": BASE | PARTS | MAKERS | {"training"},
+    "streaming": BASE | {"backbones", "generation"},
     "drafts": BASE | {"registry", "mistakes"},
     "recipe": BASE | ENGINE | {"drafts", "mistakes"},
     "build": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe", "gpus"},
-    "subjects": BASE | ENGINE | PARTS | {"registry", "recipe", "build", "gpus"},
+    "subjects": BASE | ENGINE | PARTS | {"streaming", "registry", "recipe", "build"},
     "doctor": BASE | ENGINE | PARTS | {"recipe", "build"},
     "commands": BASE
     | ENGINE
     | PARTS
-    | {"flow", "records", "registry", "drafts", "recipe", "build", "doctor", "subjects", "gpus"},
+    | {"flow", "streaming", "records", "registry", "drafts", "recipe", "build", "doctor", "subjects", "gpus"},
     "app": {"errors", "commands"},
 }
 """Room (a folder or file of the package) -> rooms it may import; itself and the version are always allowed."""

@@ -34,6 +34,9 @@ class Backbone(Protocol):
     pooled_dim: int
     """P of `Cond.pooled`; 0 where there is none."""
 
+    times: tuple[float, ...] | None
+    """The only times that `velocity` answers for, where the network is folded at them; None: any."""
+
     scale_invariant_text: bool
     """Whether the text is normalised before any weight sees it, so that its length carries no meaning."""
     unused: tuple[str, ...]

@@ -21,8 +21,8 @@ class ClipT5Backbone(PipelineBackbone):
 
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
-    def __init__(self, config: Any):
-        super().__init__(config)
+    def __init__(self, config: Any, transformer: nn.Module | None = None):
+        super().__init__(config, transformer)
         parts = self.pipeline.components
         self.text_encoder = nn.ModuleDict({name: parts[name] for name in parts if name.startswith("text_encoder")})
 

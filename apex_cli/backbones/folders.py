@@ -74,8 +74,9 @@ def _torch_dtype(name: str) -> Any:
     return torch.float32 if name == "fp32" else torch.bfloat16
 
 
-def load(path: str, pipeline_class: str, dtype: str = "fp32"):
-    """The pipeline object of a folder or hub id; under `torch.device("meta")` without its weights."""
+def load(path: str, pipeline_class: str, dtype: str = "fp32", transformer: Any = None):
+    """The pipeline object of a folder or hub id; under `torch.device("meta")` without its weights. `transformer`: what
+    takes the place of the stored one."""
     import diffusers
     import torch
     from safetensors import SafetensorError
@@ -88,7 +89,8 @@ def load(path: str, pipeline_class: str, dtype: str = "fp32"):
         return cast(skeletons.build(folder, pipeline_class), dtype)
     try:
         formats = {"vae": torch.float32, "default": _torch_dtype(dtype)}
-        return getattr(diffusers, pipeline_class).from_pretrained(folder, use_safetensors=True, dtype=formats)
+        given = {} if transformer is None else {"transformer": transformer}
+        return getattr(diffusers, pipeline_class).from_pretrained(folder, use_safetensors=True, dtype=formats, **given)
     except (OSError, SafetensorError) as error:
         reason = f"'{path}' could not be read: {str(error).splitlines()[0]}"
         if Path(folder).is_dir():

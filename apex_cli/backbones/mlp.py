@@ -106,6 +106,7 @@ class Mlp:
     cond_dim = CONDITIONS
     pooled_dim = 0
     scale_invariant_text = False
+    times: tuple[float, ...] | None = None
     unused: tuple[str, ...] = ()
 
     def __init__(self, config: MlpConfig):

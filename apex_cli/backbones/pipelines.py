@@ -45,6 +45,7 @@ class PipelineBackbone:
     pipeline_class: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...]]
     scale_invariant_text: ClassVar[bool] = False
+    times: tuple[float, ...] | None = None
     unused: tuple[str, ...] = ()
     patch: int = 1
     """A side of the latents must be a multiple of this."""
@@ -54,13 +55,14 @@ class PipelineBackbone:
     cond_dim: int
     pooled_dim: int = 0
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Any, transformer: nn.Module | None = None):
+        """`transformer`: one that is there already; that of the folder is not read then."""
         self.config = config
         folders.silence()
         real = torch.get_default_device().type != "meta"
         compact.check(config.dtype if real else "")
         if config.path:
-            self.pipeline = folders.load(config.path, self.pipeline_class, config.dtype)
+            self.pipeline = folders.load(config.path, self.pipeline_class, config.dtype, transformer)
         else:
             self.pipeline = folders.cast(self.fresh(config.tiny), config.dtype)
         for module in self.pipeline.components.values():
@@ -70,7 +72,7 @@ class PipelineBackbone:
         self.network: Any = self.pipeline.transformer
         self.autoencoder: Any = self.pipeline.vae
         self.text_encoder: Any = self.pipeline.text_encoder
-        if real and config.dtype in compact.FORMATS:
+        if real and transformer is None and config.dtype in compact.FORMATS:
             compact.round_weights(self.network, config.dtype)
         self._measure()
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from apex_cli.backbones.pipelines import PipelineBackbone, PipelineConfig, exact_time
 from apex_cli.flow.condition import Cond
@@ -37,8 +37,8 @@ class QwenImage(PipelineBackbone):
     scale_invariant_text = True  # an RMSNorm stands before the first layer
     patch = 2
 
-    def __init__(self, config: QwenImageConfig):
-        super().__init__(config)
+    def __init__(self, config: QwenImageConfig, transformer: nn.Module | None = None):
+        super().__init__(config, transformer)
         last = f"transformer.transformer_blocks.{len(self.network.transformer_blocks) - 1}"
         # The text stream ends in the last block; of Qwen2.5-VL only the text model is asked, and no word is predicted.
         self.unused = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -17,10 +16,7 @@ from typing import Any
 from apex_cli.benching.clocks import Clock
 from apex_cli.errors import StorageError
 from apex_cli.records import Progress
-
-WRITERS = 2
-WAITING = 64
-"""Pictures that may wait for the disk before drawing waits too."""
+from apex_cli.streaming import Keeper, staged
 
 
 @dataclass
@@ -78,64 +74,40 @@ def missing(folder: Path, count: int) -> list[int]:
     return [index for index in range(count) if not (folder / file_name(index)).is_file()]
 
 
-class Keeper:
-    """Writes pictures on threads of its own; the first failure stops what comes after and is raised by `put` or at the
-    end."""
+def writer(encode: Callable[[Any], bytes]) -> Callable[[tuple[int, Any], Path], None]:
+    """What a `streaming.Keeper` needs to write (index, picture)."""
 
-    def __init__(self, folder: Path, encode: Callable[[Any], bytes]):
-        self.folder, self.encode = folder, encode
-        self.pool = ThreadPoolExecutor(WRITERS, "keep")
-        self.waiting: list[Future[None]] = []
-
-    def put(self, index: int, image: Any) -> None:
-        """Write picture `index`, soon."""
-        self.waiting.append(self.pool.submit(self._write, index, image))
-        while len(self.waiting) > WAITING:
-            self._settle(self.waiting.pop(0))
-
-    def __enter__(self) -> Keeper:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        """Wait for all that was put; after an error, only for what is being written."""
-        try:
-            while self.waiting and kind is None:
-                self._settle(self.waiting.pop(0))
-        finally:
-            self.pool.shutdown(cancel_futures=True)
-
-    def _write(self, index: int, image: Any) -> None:
-        path = self.folder / file_name(index)
+    def write(item: tuple[int, Any], folder: Path) -> None:
+        index, image = item
+        path = folder / file_name(index)
         staging = path.with_name(f".{path.name}.partial")
         try:
-            staging.write_bytes(self.encode(image))
+            staging.write_bytes(encode(image))
             staging.replace(path)
         except OSError:
             staging.unlink(missing_ok=True)
             raise
 
-    def _settle(self, written: Future[None]) -> None:
-        try:
-            written.result()
-        except OSError as error:
-            self.pool.shutdown(cancel_futures=True)
-            whole = sum(1 for _ in self.folder.glob("[0-9]*.png"))
-            raise StorageError(
-                f"{error.strerror} in '{self.folder}'; the {whole} pictures there are whole.",
-                "Free some space and run the same command again: it goes on from there.",
-            ) from error
+    return write
 
 
-def produce(batches: Iterable[list[tuple[int, Any]]], keeper: Keeper, run: LongRun, clock: Clock) -> Iterator[Progress]:
-    """Write the pictures of `batches` as they come; `run` fills meanwhile."""
+def produce(
+    batches: Iterable[list[tuple[int, Any]]], keeper: Keeper[tuple[int, Any], None], run: LongRun, clock: Clock
+) -> Iterator[Progress]:
+    """Write the pictures of `batches` in a thread of their own; `run` fills meanwhile. Raises `StorageError` after the
+    batch that could not be written."""
+
+    def keep(batch: list[tuple[int, Any]]) -> int:
+        for item in batch:
+            keeper(item)
+        return len(batch)
+
     start, done = clock.wall(), run.found
-    with keeper:
-        for batch in batches:
-            for index, image in batch:
-                keeper.put(index, image)
-            done += len(batch)
-            run.resident.append(resident())
-            yield Progress("draw", done, run.pictures)
+    for count in staged(keep, batches):
+        keeper.check()
+        done += count
+        run.resident.append(resident())
+        yield Progress("draw", done, run.pictures)
     run.seconds = clock.wall() - start
 
 

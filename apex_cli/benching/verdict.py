@@ -55,7 +55,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def compare(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[Change]:
-    """All changes of the cells that both have; `UsageError` for other devices, weights or clocks, or nothing in common."""
+    """Changes of the cells that both have; `UsageError` for other devices, weights or clocks, or none in common."""
     for what, mine, theirs in (
         ("device", new["device"]["identity"], old["device"]["identity"]),
         ("weights", new["weights"], old["weights"]),

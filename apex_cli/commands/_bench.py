@@ -248,9 +248,10 @@ def _show_changes(changes: Sequence[Change]) -> None:
 def long(asked: Asked, count: int, out: Path | None) -> None:
     """`apex bench --images N --out FOLDER`."""
     from apex_cli.benching import clocks
-    from apex_cli.benching.long import Keeper, LongRun, missing, produce
+    from apex_cli.benching.long import LongRun, missing, produce, writer
     from apex_cli.benching.run import png
     from apex_cli.commands._progress import show
+    from apex_cli.streaming import Keeper
 
     if out is None:
         raise UsageError("--images needs a folder.", "Add --out FOLDER.")
@@ -259,7 +260,7 @@ def long(asked: Asked, count: int, out: Path | None) -> None:
     subject = asked.subject()
     run = LongRun(str(out), count, count - len(wanted))
     batches = subject.draw(asked.modes[0], asked.nfes[0], max(asked.batches), wanted)
-    show(produce(batches, Keeper(out, png), run, clocks.clock(device.torch, asked.clock)))
+    show(produce(batches, Keeper(out, writer(png)), run, clocks.clock(device.torch, asked.clock)))
     document = {"model": subject.name, "mode": asked.modes[0], "device": device.record(), **run.record()}
     if asked.as_json:
         emit(document)

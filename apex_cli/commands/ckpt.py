@@ -10,7 +10,7 @@ import typer
 
 from apex_cli.commands._ui import Json, emit, say, table
 
-app = typer.Typer(help="List, verify and export checkpoints.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, verify, fold and export checkpoints.", no_args_is_help=True, rich_markup_mode=None)
 
 Run = Annotated[Path, typer.Argument(help="A run folder, or one of its step-* folders.")]
 
@@ -46,6 +46,36 @@ def verify(run: Run) -> None:
     from apex_cli.training import checkpoint
 
     typer.echo(f"{checkpoint.find(run)}: complete and unaltered")
+
+
+@app.command()
+def fold(
+    run: Run,
+    dest: Annotated[Path, typer.Argument(help="Folder to write.")],
+    nfe: Annotated[
+        list[int] | None,
+        typer.Option("--nfe", min=1, help="Also fold for this number of evaluations; may be repeated.", metavar="N"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the fast model of a run for `apex sample --ckpt`, and prove that it draws what the run draws.
+
+    What depends on the noise level alone is computed once and its weights are left out, so that the folder draws at
+    these noise levels only.
+    """
+    from apex_cli import build
+    from apex_cli.errors import StorageError
+
+    if dest.exists():
+        raise StorageError(f"'{dest}' exists already.", "Choose a new folder.")
+    twin, difference = build.fold(run, dest, nfe or [])
+    times, foldings = list(twin.backbone.times or []), list(twin.backbone.folded)
+    if as_json:
+        emit({"folded": str(dest), "foldings": foldings, "times": times, "difference": difference})
+        return
+    at = f" at the noise levels {', '.join(f'{t:g}' for t in times)}" if times else ""
+    say(f"Folded {', '.join(foldings)}{at}. Read back: the picture differs from the run's by at most {difference:.1e}.")
+    typer.echo(dest)
 
 
 @app.command()

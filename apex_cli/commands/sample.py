@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apex_cli.commands._images import facts, save_all, save_grid
 from apex_cli.commands._ui import Json, emit, say, stderr
 
 if TYPE_CHECKING:
@@ -31,6 +33,16 @@ def sample(
     compare: Annotated[
         int | None, typer.Option(metavar="NFE", help="Draw the teacher at NFE beside, same seeds.")
     ] = None,
+    fast: Annotated[
+        bool | None,
+        typer.Option(
+            "--fast/--plain",
+            help="Draw with the folded model and all stages at once; the same images.  [default: fast on CUDA]",
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the blocks first: a minute that pays for many images.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("samples"),
     as_json: Json = False,
 ) -> None:
@@ -40,7 +52,9 @@ def sample(
     from apex_cli.generation import Request
 
     out.mkdir(parents=True, exist_ok=True)
-    model = build.ready(ckpt or build.SHIPPED_STUDENT)
+    source = ckpt or build.SHIPPED_STUDENT
+    fast = build.draws_fast(source, fast, compiled)
+    model = build.ready_fast(source, [nfe] if nfe else [], compiled) if fast else build.ready(source)
     config = model.sample if nfe is None else model.sample.with_nfe(nfe)
     teacher = None if compare is None else build.load_teacher(model)
     cleaned = [build.read_prompt(model, text) for text in texts]
@@ -48,25 +62,27 @@ def sample(
         if unknown:
             say(f"Warning: this model does not know {', '.join(map(repr, unknown))} in '{text}'; left out.")
     requests = [Request(text, seed, k) for text, _ in cleaned for k in range(n)]
-    images = _make(model, config, requests, batch)
-    files = [str(_save(image, model, out, number)) for number, image in enumerate(images)]
-    columns = [images]
+    made = _track(model, config, requests, batch, fast)
+    saved = save_all(made, out, facts(model), pixels=grid or teacher is not None)
+    columns = [[image.pixels for image in saved]]
+    beside = ""
     if teacher is not None and compare is not None:
-        columns = [_make(teacher, teacher.sample.with_nfe(compare), requests, batch), images]
-    picture = _grid(columns, n, out) if grid or teacher else None
+        drawn = list(_track(teacher, teacher.sample.with_nfe(compare), requests, batch, False))
+        columns = [[image.pixels for image in drawn], *columns]
+        beside = f"; left: teacher at {drawn[0].nfe:g} NFE, right: student"
+    picture = save_grid(columns, n, out) if grid or teacher else None
     if as_json:
         rows = [
-            {"file": file, "prompt": r.prompt, "seed": r.seed, "index": r.index, "nfe": i.nfe}
-            for file, r, i in zip(files, requests, images, strict=True)
+            {"file": str(image.path), "prompt": r.prompt, "seed": r.seed, "index": r.index, "nfe": image.nfe}
+            for image, r in zip(saved, requests, strict=True)
         ]
         emit({"checkpoint": str(model.source), "images": rows, "grid": picture and str(picture)})
         return
-    for file in files:
-        typer.echo(file)
+    for image in saved:
+        typer.echo(image.path)
     if picture:
         typer.echo(picture)
-    beside = f"; left: teacher at {columns[0][0].nfe:g} NFE, right: student" if teacher else ""
-    say(f"{len(files)} image(s) at {images[0].nfe:g} NFE (counted){beside}")
+    say(f"{len(saved)} image(s) at {saved[0].nfe:g} NFE (counted){beside}")
 
 
 def _texts(prompts: list[str], prompt_file: Path | None) -> list[str]:
@@ -81,46 +97,12 @@ def _texts(prompts: list[str], prompt_file: Path | None) -> list[str]:
     return prompts
 
 
-def _make(model: Model, config: SampleConfig, requests: list[Request], batch: int) -> list[Sample]:
+def _track(model: Model, config: SampleConfig, requests: list[Request], batch: int, fast: bool) -> Iterable[Sample]:
     from rich.progress import track
 
     from apex_cli.generation import generate
+    from apex_cli.streaming import stream
 
-    made = generate(model.backbone, config, requests, batch)
+    made = (stream if fast else generate)(model.backbone, config, requests, batch)
     hidden = len(requests) == 1 or not stderr().is_terminal
-    return list(track(made, f"{config.nfe} NFE", len(requests), console=stderr(), transient=True, disable=hidden))
-
-
-def _save(image: Sample, model: Model, out: Path, number: int) -> Path:
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    from apex_cli import __version__
-
-    request = image.request
-    facts = {
-        "prompt": request.prompt,
-        "seed": str(request.seed),
-        "index": str(request.index),
-        "nfe": f"{image.nfe:g}",
-        "checkpoint": str(model.source),
-        "recipe": str(model.contract["recipe"]),
-        "software": f"apex {__version__}",
-    }
-    info = PngInfo()
-    for key, value in facts.items():
-        info.add_itxt(key, value)
-    slug = "-".join("".join(c if c.isalnum() else " " for c in request.prompt.lower()).split())[:60] or "empty"
-    path = out / f"{number:04d}-{slug}-s{request.seed}-{request.index}.png"
-    Image.fromarray(image.pixels).save(path, pnginfo=info)
-    return path
-
-
-def _grid(columns: list[list[Sample]], n: int, out: Path) -> Path:
-    from apex_cli.generation import grid_picture
-
-    starts = range(0, len(columns[0]), n)
-    rows = [[image.pixels for column in columns for image in column[i : i + n]] for i in starts]
-    path = out / "grid.png"
-    grid_picture(rows, zoom=2).save(path)
-    return path
+    return track(made, f"{config.nfe} NFE", len(requests), console=stderr(), transient=True, disable=hidden)

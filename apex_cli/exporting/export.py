@@ -89,6 +89,8 @@ def draw(model: Any, prompt: str) -> tuple[Sample, Tensor]:
 def _base(model: Any, wanted: Wanted) -> str | None:
     """What the export is loaded onto: a hub id or the folder of --base; `base`, written beside; None: nothing."""
     tuning, form = model.contract["tuning"], wanted.form
+    if tuning == "folded":
+        raise UsageError(f"'{model.source}' is folded, for drawing alone.", "Export the run it came from.")
     if not hasattr(model.backbone, "pipeline"):
         raise UsageError("The models of the 2-D world are no diffusers pipelines.", "Use the run folder itself.")
     if form == "merged":

@@ -23,13 +23,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from apex_cli.backbones.compiling import compile_blocks
 from apex_cli.errors import NumericalError, Stopped, UsageError
 from apex_cli.flow.condition import Cond
 from apex_cli.generation import SampleConfig, generator
 from apex_cli.objectives.base import Batch, Loss, Nets, Objective
 from apex_cli.records import Metrics, Progress, StepRecord
 from apex_cli.training import checkpoint, lora, sharding
-from apex_cli.training.compiling import compile_blocks
 from apex_cli.training.inputs import Inputs
 from apex_cli.training.parts import Parts
 from apex_cli.training.schedule import micro_slices
@@ -124,7 +124,7 @@ class Trainer:
             sharding.forget_forwards(module)
         if self.config.compile:
             for network in (self.backbone.network, *copies):
-                compile_blocks(network, device)
+                compile_blocks(network, device, "Set train.compile = false.")
         if self.objective.modules is not None:
             self.objective.modules.to(device)
 

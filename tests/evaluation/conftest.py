@@ -27,6 +27,7 @@ class Oracle:
     Config, config = Section, Section()
     lora_targets = ()
     latent_shape = (3, 64, 64)
+    times = None
     cond_dim = 1
 
     def __init__(self, split: str = "iid", shift: int = 0):

@@ -9,8 +9,8 @@ from accelerate.state import AcceleratorState
 from tiny_runs import LORA, TINY, write_recipe
 
 from apex_cli import build, recipe
+from apex_cli.backbones import compiling
 from apex_cli.errors import SetupError
-from apex_cli.training import compiling
 from apex_cli.training.loop import Trainer
 
 TWO = {"tiny": TINY | {"layers": 2}, "max_tokens": 64}

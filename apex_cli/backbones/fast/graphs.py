@@ -36,7 +36,7 @@ def capture(function: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
             function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other stages go on launching
         answer = function()
     return graph.replay, answer
 

@@ -38,6 +38,12 @@ def normed(attn: Any, query: Tensor, key: Tensor, kind: str = "") -> tuple[Tenso
 class JointAttention:
     """Qwen-Image's double stream; `joint_mask` [B, 1, 1, text + image] is True where a key is real."""
 
+    def __init__(self) -> None:
+        from diffusers.models.attention_dispatch import dispatch_attention_fn
+        from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb_qwen
+
+        self.attention, self.rotary = dispatch_attention_fn, apply_rotary_emb_qwen
+
     def __call__(
         self,
         attn: Any,
@@ -48,9 +54,6 @@ class JointAttention:
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
         joint_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        from diffusers.models.attention_dispatch import dispatch_attention_fn
-        from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb_qwen
-
         streams = []
         for x, layer, kind, freqs in zip(
             (encoder_hidden_states, hidden_states),
@@ -62,10 +65,10 @@ class JointAttention:
             query, key, value = layer(x).unflatten(-1, (3, attn.heads, -1)).unbind(2)
             query, key = normed(attn, query, key, kind)
             if freqs is not None:
-                query, key = (apply_rotary_emb_qwen(y, freqs, use_real=False) for y in (query, key))
+                query, key = (self.rotary(y, freqs, use_real=False) for y in (query, key))
             streams.append((query, key, value))
         joint = [torch.cat(pair, dim=1) for pair in zip(*streams, strict=True)]
-        out = dispatch_attention_fn(*joint, attn_mask=joint_mask, dropout_p=0.0, is_causal=False).flatten(2, 3)
+        out = self.attention(*joint, attn_mask=joint_mask, dropout_p=0.0, is_causal=False).flatten(2, 3)
         length = encoder_hidden_states.shape[1]
         return attn.to_out[0](out[:, length:]), attn.to_add_out(out[:, :length])
 

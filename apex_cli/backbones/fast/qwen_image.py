@@ -25,6 +25,8 @@ class FastQwenImage(Fast, QwenImage):
         language_model = self.text_encoder.model.language_model
         prefix = self.pipeline.tokenizer.encode(self.pipeline.prompt_template_encode.partition("{}")[0])
         self.text_encoder = PrefixedReader(language_model, prefix)
+        for name, values in zip(("mean", "std"), self._statistics(self.network.proj_out.weight.float()), strict=True):
+            self.autoencoder.register_buffer(name, values, persistent=False)
         self.times = times
         return ["modulation", "projections", "frame", "prefix"]
 
@@ -37,8 +39,14 @@ class FastQwenImage(Fast, QwenImage):
         follows, device = reader.follows(ids), reader.device
         mask = tokens.attention_mask[:, self.head :].bool().to(device)
         if follows:
-            return Cond(reader(ids[:, self.head :].to(device)), mask)
+            return Cond(reader.after(ids[:, self.head :].to(device)), mask)
         return Cond(reader.whole(ids.to(device))[:, self.head :], mask)
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Those on the device; made anew, they would be copied there for every picture."""
+        if hasattr(self.autoencoder, "mean"):
+            return self.autoencoder.mean, self.autoencoder.std
+        return super()._statistics(like)
 
     def _velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """As the plain one, with the mask of text and image made once for all blocks."""

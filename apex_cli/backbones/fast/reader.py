@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from apex_cli.backbones.fast import graphs
 
 
 class PrefixedReader(nn.Module):
@@ -40,8 +43,15 @@ class PrefixedReader(nn.Module):
         length = len(self.prefix)
         return ids.shape[1] > length and torch.equal(ids[:, :length], self.prefix.expand(len(ids), -1))
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def after(self, ids: Tensor) -> Tensor:
         """Last hidden states [B, L, D] of the tokens `ids` [B, L] that follow the prefix."""
+        length = ids.shape[1]
+        if isinstance(self.forward, graphs.Replay):
+            ids = pad(ids, (0, graphs.rounded(length) - length))
+        return self(ids)[:, :length]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """What `after` answers, from the model."""
         from transformers import DynamicCache
 
         before = [layer.expand(-1, len(ids), -1, -1, -1).unbind() for layer in self.kept]

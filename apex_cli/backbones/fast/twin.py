@@ -11,13 +11,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from apex_cli.backbones import compiling
 from apex_cli.backbones.fast import adapters, graphs
 from apex_cli.backbones.fast.memory import PromptMemory
+from apex_cli.backbones.fast.reader import PrefixedReader
 from apex_cli.backbones.fast.sharing import shared
 from apex_cli.backbones.pipelines import PipelineBackbone
 from apex_cli.errors import UsageError
@@ -26,9 +28,9 @@ from apex_cli.flow.condition import Cond
 TWINS = {
     "qwen_image": "qwen_image:FastQwenImage",
     "sana": "sana:FastSana",
-    "flux": "flux:FastFlux",
-    "sd3": "sd3:FastSd3",
-    "zimage": "zimage:FastZImage",
+    "flux": "others:FastFlux",
+    "sd3": "others:FastSd3",
+    "zimage": "others:FastZImage",
 }
 """Backbone of the registry -> its twin in this folder."""
 
@@ -49,7 +51,6 @@ def make(name: str, plain: Any, times: Sequence[float]) -> Fast:
 class Fast(PipelineBackbone):
     """What all twins share; stands before the class of the plain backbone."""
 
-    dropped: ClassVar[int] = 0
     memory: PromptMemory
     folded: tuple[str, ...]
     """What was folded."""
@@ -65,6 +66,10 @@ class Fast(PipelineBackbone):
         names = ["lora"] if adapters.merge(twin.network) else []
         with torch.no_grad():
             twin.folded = (*names, *twin.fold(tuple(times)))
+        held = {"transformer": twin.network, "vae": twin.autoencoder}
+        if not isinstance(twin.text_encoder, nn.ModuleDict):
+            held["text_encoder"] = twin.text_encoder
+        vars(twin.pipeline).update(held)  # past the pipeline's check of classes; what was folded away is not held
         for part in twin.parts():
             part.requires_grad_(False).eval()
         return twin
@@ -79,7 +84,7 @@ class Fast(PipelineBackbone):
 
     def real(self, tokens: Any) -> list[int]:
         """Positions of each row of the condition that are no padding, known on the host."""
-        return (tokens.attention_mask.sum(1) - self.dropped).tolist()
+        raise NotImplementedError
 
     def encode_prompts(self, prompts: Sequence[str]) -> Cond:
         """Text to embeddings, through the memory of prompts."""
@@ -100,6 +105,12 @@ class Fast(PipelineBackbone):
         to make the shapes few. After `to`, which would leave the graphs without their memory."""
         self._velocity = graphs.Replay(super()._velocity, capture)
         self.decode = graphs.Replay(super().decode, capture)
+        if isinstance(self.text_encoder, PrefixedReader):
+            self.text_encoder.forward = graphs.Replay(self.text_encoder.forward, capture)
+
+    def compile(self) -> None:
+        """Compile the blocks of the transformer; see compiling.py."""
+        compiling.compile_blocks(self.network, self.network.device, "Leave out --compile.")
 
     def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
         """F(x_t, t, c); see `PipelineBackbone.velocity`."""

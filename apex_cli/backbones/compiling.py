@@ -23,26 +23,29 @@ KINDS = 32
 """Graphs that a class of blocks may have; torch's own limit of 8 is for programs that recompile by mistake."""
 
 
-def compile_blocks(network: nn.Module, device: torch.device) -> None:
-    """Compile the blocks of `network` in place. A copy made afterwards would share them: copy first."""
-    check(network, device)
+def compile_blocks(network: nn.Module, device: torch.device, off: str) -> None:
+    """Compile the blocks of `network` in place. A copy made afterwards would share them: copy first.
+
+    Raises `SetupError` or `UsageError` with the remedy `off` where it cannot be; see `check`.
+    """
+    check(network, device, off)
     options: Any = torch._dynamo.config
     options.recompile_limit = max(options.recompile_limit, KINDS)
     for block in blocks(network):
         block.forward = torch.compile(block.forward)
 
 
-def check(network: nn.Module, device: torch.device) -> None:
-    """Raise `SetupError` where nothing can compile, `UsageError` where the weights cannot be compiled with."""
-    off = "Set train.compile = false."
+def check(network: nn.Module, device: torch.device, off: str) -> None:
+    """Raise `SetupError` where nothing can compile, `UsageError` where the weights cannot be compiled with; `off`: how
+    to do without."""
     if any(layer.away or layer.dtype == "nf4" for layer in compact_layers(network)):
-        raise UsageError("train.compile does not go with backbone.offload or dtype = 'nf4'.", off)
+        raise UsageError("Compiling does not go with backbone.offload or dtype = 'nf4'.", off)
     if not any(blocks(network)):
         raise UsageError("This network has no repeated blocks to compile.", off)
     if device.type == "cpu" and compiler() is None:
-        raise SetupError("train.compile needs a C++ compiler, and there is none.", f"Install g++ or set CXX. {off}")
+        raise SetupError("Compiling needs a C++ compiler, and there is none.", f"Install g++ or set CXX. {off}")
     if device.type == "cuda" and find_spec("triton") is None:
-        raise SetupError("train.compile needs triton, which is not installed.", f"pip install triton. {off}")
+        raise SetupError("Compiling needs triton, which is not installed.", f"pip install triton. {off}")
 
 
 def compiler() -> str | None:
