@@ -265,7 +265,7 @@ def fold(run: str | Path, folder: Path, nfes: Sequence[int] = ()) -> tuple[Model
     twin = fast(plain, nfes)
     if twin is plain:
         raise UsageError(f"'{run}' is folded already.", "Fold the run it came from.")
-    return twin, folded.fold(plain, twin, load_model, folder, _version(plain.source))
+    return twin, folded.fold(plain, twin, load_model, folder, version(plain.source))
 
 
 def _placed(model: Model) -> Model:
