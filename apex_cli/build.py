@@ -212,8 +212,8 @@ def ready(path: str | Path) -> Model:
 
 
 def ready_fast(path: str | Path, nfes: Sequence[int] = (), compiled: bool = False) -> Model:
-    """`ready` with the fast twin (see `fast`), whose weights alone go to the device; with graphs on CUDA, and `compiled`
-    blocks where that is asked for."""
+    """`ready` with the fast twin (see `fast`), whose weights alone go to the device; graphs on CUDA, and blocks
+    `compiled` where that is asked for."""
     from apex_cli.backbones.compact import compact_layers
 
     model = _placed(fast(load_model(path), nfes))

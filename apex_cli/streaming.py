@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Full, Queue
 from threading import Event, Lock, Thread
@@ -34,10 +35,9 @@ def staged(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
 
     def offer(value: Any, error: BaseException | None = None) -> None:
         while not stop.is_set():
-            try:
-                return queue.put((value, error), timeout=0.05)
-            except Full:
-                continue
+            with suppress(Full):
+                queue.put((value, error), timeout=0.05)
+                return
 
     def work() -> None:
         try:

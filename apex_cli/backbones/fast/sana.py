@@ -32,8 +32,5 @@ class FastSana(Fast, Sana):
         reader, ids = self.text_encoder, tokens.input_ids
         follows, device = reader.follows(ids), reader.device
         mask = tokens.attention_mask[:, [0, *range(self.head, ids.shape[1])]].bool().to(device)
-        if follows:
-            after = reader.after(ids[:, self.head :].to(device))
-        else:
-            after = reader.whole(ids.to(device))[:, self.head :]
+        after = reader.after(ids[:, self.head :].to(device)) if follows else reader.whole(ids.to(device))[:, self.head :]
         return Cond(torch.cat([reader.states[:, :1].expand(len(ids), -1, -1), after], dim=1), mask)

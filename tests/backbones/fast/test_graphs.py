@@ -1,0 +1,125 @@
+"""What CUDA is told: how many kernels, which shapes, how many compiled graphs. The CPU can count all of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from apex_cli.backbones.blocks import blocks
+from apex_cli.backbones.fast import graphs
+from apex_cli.backbones.fast.twin import make
+
+TIMES = (1.0, 0.6)
+CEILING = {"qwen_image": (92, 71), "sana": (44, 37)}
+"""Operations of a block that are no views: plain, folded. 91 and 44 were counted on the full-size models."""
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+class Operations(TorchDispatchMode):
+    """Counts calls of the dispatcher that make a new tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        returned = func._schema.returns
+        self.count += not (returned and returned[0].alias_info and not returned[0].alias_info.is_write)
+        return func(*args, **(kwargs or {}))
+
+
+def operations(model, case) -> int:
+    """Those of one block: of a network that runs it twice, less those of one that runs it once."""
+    cond, (x_t, _) = model.encode_prompts(case.prompts), case.inputs()
+    t, held, counts = torch.tensor([1.0, 0.6, 1.0]), model.network.transformer_blocks, []
+    for layers in (held[:1], torch.nn.ModuleList([held[0], held[0]])):
+        model.network.transformer_blocks = layers
+        with Operations() as counted:
+            model.velocity(x_t, t, cond)
+        counts.append(counted.count)
+    model.network.transformer_blocks = held
+    return counts[1] - counts[0]
+
+
+@pytest.mark.parametrize("name", CEILING)
+def test_a_folded_block_has_fewer_operations(name, cases):
+    case = cases(name)
+    plain, folded = operations(case.model, case), operations(make(name, case.model, TIMES), case)
+    assert plain <= CEILING[name][0]
+    assert folded <= CEILING[name][1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", CEILING)
+def test_one_graph_for_all_blocks_and_one_for_every_other_length(name, cases):
+    """Without a break (fullgraph raises at one); a second prompt length makes the graph that serves any."""
+    case, made = cases(name), []
+    twin = make(name, case.model, TIMES)
+    torch._dynamo.reset()
+
+    def backend(module, inputs):
+        made.append(module)
+        return module.forward
+
+    x_t, t = case.inputs(1)[0], torch.ones(1)
+    conds = [twin.encode_prompts([prompt]) for prompt in (*case.prompts, "three green rings")]
+    expected = [twin.velocity(x_t, t, cond) for cond in conds]
+    for block in blocks(twin.network):
+        block.forward = torch.compile(block.forward, backend=backend, fullgraph=True)
+    for cond, value in zip(conds, expected, strict=True):
+        torch.testing.assert_close(twin.velocity(x_t, t, cond), value, atol=1e-5, rtol=1e-5)
+    assert len({cond.tokens.shape[1] for cond in conds}) >= 3
+    assert len(made) <= 2
+
+
+def rerun(function):
+    """`graphs.capture` for the CPU: the same memory on every run, as in a CUDA graph."""
+    answer = function()
+    return lambda: answer.copy_(function()), answer
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "sana", "flux", "sd3", "zimage"])
+def test_replayed_shapes_give_the_same_pictures(name, cases):
+    case = cases(name)
+    eager, static = (make(name, case.model, TIMES) for _ in range(2))
+    static.make_static(rerun)
+    x_t, t = case.inputs()[0], torch.tensor([1.0, 0.6, 1.0])
+    for prompts in (case.prompts, case.prompts[::-1]):
+        expected = eager.velocity(x_t, t, eager.encode_prompts(prompts))
+        found = static.velocity(x_t, t, static.encode_prompts(prompts))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(static.decode(found), eager.decode(expected), atol=1e-5, rtol=1e-5)
+    assert len(static.decode.records) == 1
+    assert name == "zimage" or len(static._velocity.records) == 1
+
+
+def test_a_shape_is_recorded_once_and_the_oldest_goes():
+    runs = []
+
+    def double(x):
+        runs.append(len(x))
+        return 2 * x
+
+    def capture(function):
+        return rerun(function)
+
+    replay = graphs.Replay(double, capture)
+    first = replay(torch.ones(2))
+    second = replay(torch.full((2,), 3.0))
+    assert (first.tolist(), second.tolist()) == ([2, 2], [6, 6])
+    assert len(replay.records) == 1
+    for size in range(3, 3 + graphs.KEPT):
+        replay(torch.ones(size))
+    assert len(replay.records) == graphs.KEPT
+    assert not any(key[0][0] == (2,) for key in replay.records)
+
+
+def test_lengths_are_few():
+    assert [graphs.rounded(length) for length in (1, 32, 33, 64)] == [32, 32, 64, 64]
