@@ -101,9 +101,9 @@ def test_spread_of_known_times():
 
 def test_the_interval_holds_the_true_median_as_often_as_it_says():
     rng = np.random.default_rng(1)
-    found = [spread(rng.lognormal(0, 0.5, 40)).median for _ in range(200)]
+    found = [spread(rng.lognormal(0, 0.5, 40)).median for _ in range(60)]
     inside = sum(i.low <= 1 <= i.high for i in found)
-    assert 180 <= inside <= 199
+    assert 52 <= inside <= 59
 
 
 def test_a_paired_ratio_does_not_see_what_meets_both():
