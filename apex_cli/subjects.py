@@ -39,7 +39,8 @@ class Loaded:
         import torch
 
         self.name, self.weights, self.backbone, self.sample, self.words = name, weights, backbone, sample, words
-        self.nfes, self.twin = nfes, None
+        self.nfes = nfes
+        self.twin: Any = None
         self.cuda = torch.cuda.is_available()
 
     def engines(self, modes: Sequence[str]) -> Callable[[Any, Any], Mapping[str, Any]]:

@@ -34,7 +34,7 @@ class Yardsticks:
     def floor(self, case: Case) -> float | None:
         """Seconds that no exact way of computing an unknown prompt's pictures can go below."""
         stages = self.floors(case).get(PREFIX)
-        return stages and sum(stages.values())
+        return sum(stages.values()) if stages else None
 
     def references(self, case: Case) -> list[dict[str, Any]]:
         """Published figures of the case, each with its source and whether it can be compared."""

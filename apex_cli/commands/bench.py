@@ -53,8 +53,8 @@ def bench(
         bool, typer.Option("--analytic", help="Only print floors for --gpu, counted; needs no GPU and no weights.")
     ] = False,
     runs: Annotated[
-        int, typer.Option(min=0, help="Counted runs of each mode at least.  [default: 50, batches 20]")
-    ] = 0,
+        int | None, typer.Option(min=1, help="Counted runs of each mode at least.  [default: 50; batches 20]")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Seconds that a case is measured at least.")] = 30.0,
     warmup: Annotated[
         int, typer.Option(min=1, help="Runs of the warm-up at most; it ends when three in a row agree within 2 %.")
@@ -99,7 +99,7 @@ def bench(
     if images is not None:
         _bench.long(asked, images, out)
         return
-    _bench.measure(asked, _bench.patience(runs, seconds, warmup), out, save, compare, _judges(judge))
+    _bench.measure(asked, _bench.patience(runs or 0, seconds, warmup), out, save, compare, _judges(judge))
 
 
 @app.command()
