@@ -30,7 +30,7 @@ def subject(request):
 
 @pytest.fixture(scope="module")
 def bench(subject):
-    made = Bench(subject, Grid(nfe=(1, 2), batch=(2,), mode=MODES), QUICK, found(), HostClock())
+    made = Bench(subject, Grid(nfe=(1, 2), batch=(2,), mode=MODES), QUICK, found(), HostClock(cpu_time=True))
     made.events = list(made.run())
     return made
 

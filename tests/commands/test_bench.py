@@ -10,7 +10,7 @@ from tiny_runs import write_recipe
 
 from apex_cli import app
 
-QUICK = ("--batch", "1", "--runs", "2", "--seconds", "0", "--warmup", "2")
+QUICK = ("--clock", "cpu", "--batch", "1", "--runs", "2", "--seconds", "0", "--warmup", "2")
 CPU = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 
 
