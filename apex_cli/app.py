@@ -28,6 +28,7 @@ COMMANDS = {
     "sample": "apex_cli.commands.sample:sample",
     "ckpt": "apex_cli.commands.ckpt:app",
     "eval": "apex_cli.commands.eval:app",
+    "bench": "apex_cli.commands.bench:app",
     "recipes": "apex_cli.commands.recipes:app",
     "cache": "apex_cli.commands.cache:app",
     "doctor": "apex_cli.commands.doctor:doctor",

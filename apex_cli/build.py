@@ -276,7 +276,7 @@ def fold(run: str | Path, folder: Path, nfes: Sequence[int] = ()) -> tuple[Model
     twin = fast(plain, nfes)
     if twin is plain:
         raise UsageError(f"'{run}' is folded already.", "Fold the run it came from.")
-    return twin, folded.fold(plain, twin, load_model, folder, _version(plain.source))
+    return twin, folded.fold(plain, twin, load_model, folder, version(plain.source))
 
 
 def _placed(model: Model) -> Model:
@@ -291,8 +291,8 @@ def _placed(model: Model) -> Model:
 
 
 def plan(recipe: Recipe, ranks: int = 1, mfu: float = 0.35, gpu: str | None = None) -> Any:
-    """What `apex train --plan` tells: a `training.plan.Plan`; `gpu`: a name in `training.gpus`."""
-    from apex_cli.training import gpus
+    """What `apex train --plan` tells: a `training.plan.Plan`; `gpu`: a name in `gpus`."""
+    from apex_cli import gpus
     from apex_cli.training.plan import make
 
     device = None if gpu is None else gpus.find(gpu)

@@ -24,23 +24,8 @@ import torch
 from PIL import Image
 
 from apex_cli import app
-from apex_cli.worlds.shapes.pipeline import build_tokenizer
-from apex_cli.worlds.shapes.qwen_pipeline import build_qwen_tokenizer
+from apex_cli.backbones import published
 
-SANA_600M = {
-    "num_attention_heads": 36, "attention_head_dim": 32, "num_layers": 28, "num_cross_attention_heads": 16,
-    "cross_attention_head_dim": 72, "cross_attention_dim": 1152,
-}  # fmt: skip
-"""What differs from the class's defaults, which are those of SANA 1.6B."""
-QWEN_TEXT = {
-    "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-    "num_key_value_heads": 4, "vocab_size": 152064,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-}  # fmt: skip
-QWEN_VISION = {
-    "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-}  # fmt: skip
 CARD = ["--gpu", "rtx4090-24gb"]
 EIGHT = ["--gpus", "8", "--gpu", "a100-80gb"]
 PLANS: list[tuple[str, str, list[str]]] = [
@@ -90,50 +75,17 @@ def write(folder: Path, pipeline: str, parts: dict[str, Any]) -> Path:
     return folder
 
 
-def qwen(folder: Path) -> Path:
-    from diffusers import (
-        AutoencoderKLQwenImage,
-        FlowMatchEulerDiscreteScheduler,
-        QwenImagePipeline,
-        QwenImageTransformer2DModel,
-    )
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    bare: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer", "transformer"))
-    template = QwenImagePipeline(scheduler=FlowMatchEulerDiscreteScheduler(), **bare).prompt_template_encode
-    config = Qwen2_5_VLConfig(text_config=QWEN_TEXT, vision_config=QWEN_VISION, tie_word_embeddings=False)
+def skeleton(build: Callable[[], Any], folder: Path) -> Path:
+    """The folder of a published pipeline."""
     with torch.device("meta"):
-        parts = {
-            "transformer": QwenImageTransformer2DModel(),
-            "vae": AutoencoderKLQwenImage(),
-            "text_encoder": Qwen2_5_VLForConditionalGeneration._from_config(config),
-        }
-    rest = {"tokenizer": build_qwen_tokenizer(template), "scheduler": FlowMatchEulerDiscreteScheduler()}
-    return write(folder, "QwenImagePipeline", parts | rest)
-
-
-def sana(folder: Path, changes: dict[str, Any]) -> Path:
-    from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, SanaTransformer2DModel
-    from transformers import Gemma2Config, Gemma2Model
-
-    vit = ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3
-    with torch.device("meta"):
-        parts = {
-            "transformer": SanaTransformer2DModel(**changes, sample_size=16),
-            "vae": AutoencoderDC(
-                encoder_block_types=vit, decoder_block_types=vit, downsample_block_type="conv",
-                upsample_block_type="interpolate", scaling_factor=0.41407,
-            ),
-            "text_encoder": Gemma2Model(Gemma2Config()),
-        }  # fmt: skip
-    rest = {"tokenizer": build_tokenizer(), "scheduler": FlowMatchEulerDiscreteScheduler()}
-    return write(folder, "SanaPipeline", parts | rest)
+        pipeline = build()
+    return write(folder, type(pipeline).__name__, pipeline.components)
 
 
 MODELS: dict[str, Callable[[Path], Path]] = {
-    "qwen": qwen,
-    "sana_600m": lambda folder: sana(folder, SANA_600M),
-    "sana_1600m": lambda folder: sana(folder, {}),
+    "qwen": lambda folder: skeleton(published.MODELS["qwen-image"].build, folder),
+    "sana_600m": lambda folder: skeleton(published.MODELS["sana-600m"].build, folder),
+    "sana_1600m": lambda folder: skeleton(published.MODELS["sana-1600m"].build, folder),
 }
 WORDS = {"qwen": 123, "sana_600m": 127, "sana_1600m": 127}
 """Of a caption, each a token; the pipelines add a few."""

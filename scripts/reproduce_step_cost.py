@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from apex_cli import build, recipe
-from apex_cli.training.loop import Trainer
+from apex_cli.training.steps import Steps
 
 RECIPE = """
 [backbone]
@@ -45,16 +45,9 @@ KINDS: dict[str, list[str]] = {
 """What is put over the recipe; eq25 is the paper's step as written."""
 
 
-def trainer(read: recipe.Recipe, folder: Path) -> Trainer:
-    """The loop of a recipe on random latents: their values do not change what a step costs."""
-    made = Trainer(build.job(read, folder))
-    made.latents = torch.randn(read.train.batch, *made.backbone.latent_shape)
-    return made
-
-
-def cpu_seconds(made: Trainer) -> float:
+def cpu_seconds(made: Steps) -> float:
     start = time.process_time()
-    made._optimize()
+    made.step()
     return time.process_time() - start
 
 
@@ -63,8 +56,8 @@ def measure(batch: int, repeats: int) -> dict[str, Any]:
     recipes = {kind: recipe.parse(text, "step_cost.toml", changes) for kind, changes in KINDS.items()}
     plans = {kind: build.plan(read) for kind, read in recipes.items()}
     with tempfile.TemporaryDirectory() as folder:
-        loops = {kind: trainer(read, Path(folder) / kind) for kind, read in recipes.items()}
-        for made in loops.values():  # encodes the prompts, measures the telemetry of step 0
+        loops = {kind: Steps(build.job(read, Path(folder) / kind)) for kind, read in recipes.items()}
+        for made in loops.values():  # measures the telemetry of step 0
             cpu_seconds(made)
         taken = [{kind: cpu_seconds(made) for kind, made in loops.items()} for _ in range(repeats)]
     rows = {}

@@ -16,8 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,20 +25,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from apex_cli import build
+from apex_cli import build, gpus
+from apex_cli.backbones.published import default_dtype
 from apex_cli.backbones.qwen_image import QwenImage, QwenImageConfig
-from apex_cli.data.pools import pools
 from apex_cli.flow.condition import Cond
 from apex_cli.generation import SampleConfig
 from apex_cli.recipe import Choice
 from apex_cli.registry import resolve
-from apex_cli.training import gpus
 from apex_cli.training.cost import Bench
-from apex_cli.training.loop import Job, Trainer
+from apex_cli.training.loop import Job
 from apex_cli.training.memory import of_run
 from apex_cli.training.plan import matmul_rate
-from apex_cli.training.schedule import Order
 from apex_cli.training.settings import LoraSettings, TrainConfig
+from apex_cli.training.steps import Steps
 
 KINDS: dict[str, dict[str, Any]] = {
     "fm": {"name": "fm"},
@@ -108,16 +106,6 @@ class Captions:
         return [str(row) for row in rows]
 
 
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def objective(kind: str, model: Headless) -> Any:
     settings = dict(KINDS[kind])
     name = settings.pop("name")
@@ -140,10 +128,10 @@ def planned(size: Size, kind: str, train: TrainConfig, on_gpu: bool) -> tuple[in
     return cost.total, of_run(bench, goal, data, cost, 1, on_gpu).peak
 
 
-def seconds(trainer: Trainer) -> float:
+def seconds(trainer: Steps) -> float:
     synchronize()
     start = time.perf_counter()
-    trainer._optimize()
+    trainer.step()
     synchronize()
     return time.perf_counter() - start
 
@@ -160,11 +148,7 @@ def measured(model: Headless, kind: str, train: TrainConfig, steps: int) -> tupl
         job = Job(
             model, objective(kind, model), data, train, SampleConfig(), Path(folder), recipe="", identity=IDENTITY
         )
-        trainer = Trainer(job)
-        trainer.inputs.order = Order(pools(data), train.batch, train.seed)
-        trainer.inputs.latents = torch.randn(len(data), *model.latent_shape)
-        prompts = ["", *data.prompts(range(len(data)))]
-        trainer.inputs.conds = {prompt: model.encode_prompts([prompt]) for prompt in prompts}
+        trainer = Steps(job)
         try:
             seconds(trainer)
             if torch.cuda.is_available():

@@ -24,6 +24,8 @@ ALLOWED: dict[str, set[str]] = {
     "mistakes": BASE,
     "records": BASE,
     "pages": set(),
+    "gpus": BASE | {"mistakes"},
+    "flops": set(),
     "flow": BASE,
     **{part: BASE | {"flow"} for part in PARTS},
     "backbones": BASE | {"flow", "worlds"},  # the tiny networks of the embedded worlds
@@ -31,18 +33,22 @@ ALLOWED: dict[str, set[str]] = {
     **{maker: BASE | {"flow", "records", "pages"} | PARTS | MAKERS for maker in MAKERS},
     "data": BASE | {"flow", "records", "pages", "registry"} | PARTS | MAKERS,  # a mixture names its sources
     "generation": BASE | {"flow", "records", "registry"} | PARTS,  # a checkpoint names its sampler
-    **{room: BASE | {"flow", "records", "pages", "mistakes"} | PARTS | MAKERS for room in ENGINE - MAKERS},
-    "benching": BASE | {"flow", "records", "pages", "mistakes", "streaming"} | PARTS | MAKERS,
+    **{
+        room: BASE | {"flow", "records", "pages", "mistakes", "gpus", "flops"} | PARTS | MAKERS
+        for room in ENGINE - MAKERS
+    },
+    "benching": BASE | {"flow", "records", "pages", "mistakes", "gpus", "flops", "streaming"} | PARTS | MAKERS,
     "exporting": BASE | PARTS | MAKERS | {"training"},
     "streaming": BASE | {"backbones", "generation"},
     "drafts": BASE | {"registry", "mistakes"},
     "recipe": BASE | ENGINE | {"drafts", "mistakes"},
-    "build": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe"},
+    "build": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe", "gpus"},
+    "subjects": BASE | ENGINE | PARTS | {"streaming", "registry", "recipe", "build"},
     "doctor": BASE | ENGINE | PARTS | {"recipe", "build"},
     "commands": BASE
     | ENGINE
     | PARTS
-    | {"flow", "streaming", "records", "registry", "drafts", "recipe", "build", "doctor"},
+    | {"flow", "streaming", "records", "registry", "drafts", "recipe", "build", "doctor", "subjects", "gpus"},
     "app": {"errors", "commands"},
 }
 """Room (a folder or file of the package) -> rooms it may import; itself and the version are always allowed."""

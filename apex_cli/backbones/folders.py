@@ -47,12 +47,16 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def silence() -> None:
-    """Switch off the progress bars of the libraries for every file they read or write."""
+    """Switch off the progress bars of the libraries for every file they read or write, and a warning about an empty
+    list of modules."""
+    import logging
+
     import diffusers
     import transformers
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)
 
 
 def cast(pipeline: Any, dtype: str) -> Any:

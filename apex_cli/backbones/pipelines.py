@@ -62,7 +62,8 @@ class PipelineBackbone:
         real = torch.get_default_device().type != "meta"
         compact.check(config.dtype if real else "")
         if config.path:
-            self.pipeline = folders.load(config.path, self.pipeline_class, config.dtype, transformer)
+            given = {} if transformer is None else {"transformer": transformer}
+            self.pipeline = folders.load(config.path, self.pipeline_class, config.dtype, **given)
         else:
             self.pipeline = folders.cast(self.fresh(config.tiny), config.dtype)
         for module in self.pipeline.components.values():
@@ -127,7 +128,7 @@ class PipelineBackbone:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents -> pixels [B, 3, H, W]."""
-        facts = self.autoencoder.config
+        facts, latents = self.autoencoder.config, latents.to(self.autoencoder.dtype)
         return self.autoencoder.decode(latents / facts.scaling_factor + facts.shift_factor).sample
 
     def to(self, device: torch.device) -> None:

@@ -99,6 +99,7 @@ class QwenImage(PipelineBackbone):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents -> pixels [B, 3, H, W], without the clamp of `AutoencoderKLQwenImage.decode`: a clamped pixel has
         no gradient, and an autoencoder that starts from nothing could never leave it."""
+        latents = latents.to(self.autoencoder.dtype)
         mean, std = self._statistics(latents)
         frame = self.autoencoder.post_quant_conv((latents * std + mean)[:, :, None])
         return self.autoencoder.decoder(frame)[:, :, 0]

@@ -87,6 +87,7 @@ class Sana(PipelineBackbone):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents -> pixels [B, 3, H, W]."""
+        latents = latents.to(self.autoencoder.dtype)
         return self.autoencoder.decode(latents / self.autoencoder.config.scaling_factor).sample
 
     def _velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:

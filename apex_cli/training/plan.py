@@ -16,9 +16,9 @@ import torch
 from apex_cli.backbones.compact import numel
 from apex_cli.data.pools import pools
 from apex_cli.errors import UsageError
+from apex_cli.gpus import Gpu
 from apex_cli.objectives.base import Objective
 from apex_cli.training.cost import Bench, Evaluations, StepCost
-from apex_cli.training.gpus import Gpu
 from apex_cli.training.memory import Memory, latent_bytes, module_bytes, of_run, trained_bytes
 from apex_cli.training.schedule import Order, micro_slices
 from apex_cli.training.settings import TrainConfig

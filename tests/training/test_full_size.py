@@ -14,12 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from apex_cli.backbones.published import MODELS, SANA_600M
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "reproduce_train_step.py"
-SANA_600M = {
-    "num_attention_heads": 36, "attention_head_dim": 32, "num_layers": 28, "num_cross_attention_heads": 16,
-    "cross_attention_head_dim": 72, "cross_attention_dim": 1152,
-}  # fmt: skip
-"""What differs from the class's defaults, which are those of SANA 1.6B."""
 STEPS = {
     ("fm", False): 2.12,  # counted here 2.09: the first block needs no gradient of its input, one block in four
     ("fm", True): 3.15,  # 3.12
@@ -56,6 +53,7 @@ def test_published_sizes(name, settings, parameters):
     with torch.device("meta"):
         network = getattr(diffusers, name)(**settings)
     assert sum(p.numel() for p in network.parameters()) == parameters
+    assert parameters in [model.parameters for model in MODELS.values()]
 
 
 @pytest.fixture(scope="module")

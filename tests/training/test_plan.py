@@ -13,8 +13,8 @@ from tiny_runs import LORA, TINY, apex, write_recipe
 
 from apex_cli import build, recipe
 from apex_cli.errors import SetupError, UsageError
-from apex_cli.training.cost import FORMULAS, Flops
-from apex_cli.training.gpus import GPUS
+from apex_cli.flops import FORMULAS, Flops
+from apex_cli.gpus import GPUS
 from apex_cli.training.live import Live, peak
 from apex_cli.training.parts import Parts
 from apex_cli.worlds.shapes.questions import ANSWERS

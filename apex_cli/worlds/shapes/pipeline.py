@@ -7,7 +7,7 @@ SanaTransformer2DModel, FlowMatchEulerDiscreteScheduler. The weights are fresh; 
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,9 @@ def spell(words: Iterable[str], vocab: dict[str, int]) -> list[Any]:
     return merges
 
 
-def build_tokenizer():
-    """A GemmaTokenizer whose merges spell every word of the world as one token; other text is letters and bytes."""
+def build_tokenizer(more: Sequence[str] = ()):
+    """A GemmaTokenizer whose merges spell every word of the world, and `more`, as one token; other text is letters and
+    bytes."""
     from transformers import GemmaTokenizer
 
     vocab: dict[str, int] = {}
@@ -58,6 +59,9 @@ def build_tokenizer():
     merges = spell([*(f"▁{word}" for word in WORDS), *STARTERS], vocab)
     for byte in range(256):
         vocab[f"<0x{byte:02X}>"] = len(vocab)
+    for letter in sorted({letter for word in more for letter in word} - vocab.keys()):
+        vocab[letter] = len(vocab)
+    merges += spell((f"▁{word}" for word in more), vocab)
     return GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=True)
 
 

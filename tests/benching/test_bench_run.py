@@ -1,0 +1,141 @@
+"""Real tiny pipelines, asked in every way there is: what a benchmark records of them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from apex_cli import subjects
+from apex_cli.benching import chart, tables
+from apex_cli.benching.clocks import HostClock
+from apex_cli.benching.devices import found
+from apex_cli.benching.engines import Staged, Stock
+from apex_cli.benching.judgement import Yardsticks, judged
+from apex_cli.benching.laps import STAGES, Laps
+from apex_cli.benching.measure import Patience
+from apex_cli.benching.prompts import prompts
+from apex_cli.benching.run import MODES, Bench, Grid, png
+from apex_cli.errors import UsageError
+
+QUICK = Patience(runs=2, seconds=0, warmup=2)
+
+
+@pytest.fixture(scope="module", params=["shapes", "shapes-qwen"])
+def subject(request):
+    return subjects.subject(request.param, None, None, MODES, (1, 2))
+
+
+@pytest.fixture(scope="module")
+def bench(subject):
+    made = Bench(subject, Grid(nfe=(1, 2), batch=(2,), mode=MODES), QUICK, found(), HostClock(cpu_time=True))
+    made.events = list(made.run())
+    return made
+
+
+@pytest.fixture(scope="module")
+def cells(bench):
+    return judged(bench.cells, Yardsticks(None, {}))
+
+
+def test_every_case_is_measured_in_every_mode(bench, cells):
+    assert [(c["nfe"], c["mode"]) for c in cells] == [(nfe, mode) for nfe in (1, 2) for mode in MODES]
+    assert bench.events[-1].done == bench.events[-1].total == 2
+
+
+def test_stages_make_the_total_and_none_is_missing(cells):
+    for cell in cells:
+        assert 0.97 < cell["stages_over_total"] < 1.03
+        skipped = {"text"} if cell["mode"] == "cached" else set()
+        assert {name for name in STAGES if cell["stages"][name] == 0} == skipped
+        assert cell["stages"]["encode"] > 0
+
+
+def test_twice_the_evaluations_are_seen_in_the_transformer(bench):
+    for mode in MODES:
+        one, two = (next(c for c in bench.cells if (c.mode, c.case.nfe) == (mode, nfe)) for nfe in (1, 2))
+        # Marks: a pair more for each evaluation.
+        assert two.timings[0].marks == one.timings[0].marks + 2
+
+
+def test_ratios_are_to_the_stock_pipeline_of_the_same_rounds(cells):
+    for cell in cells:
+        ratio = cell["over_diffusers"]
+        assert (ratio is None) == (cell["mode"] == "diffusers")
+        if ratio:
+            stock = next(c for c in cells if (c["nfe"], c["mode"]) == (cell["nfe"], "diffusers"))
+            expected = np.median(np.divide(cell["times"], stock["times"]))
+            assert ratio["value"] == pytest.approx(expected)
+            assert ratio["low"] <= ratio["value"] <= ratio["high"]
+
+
+def test_the_record_is_json_of_a_known_form(cells):
+    assert json.loads(json.dumps(cells)) == cells
+    for cell in cells:
+        assert set(cell) == {
+            "key", "model", "resolution", "batch", "nfe", "mode", "tokens", "seconds", "images_per_second", "stages",
+            "stages_over_total", "first_request", "warmup", "memory", "joules_per_image", "harness_overhead", "times",
+            "floors", "floor", "over_floor", "over_diffusers", "references",
+        }  # fmt: skip
+        assert set(cell["seconds"]) == {"median", "p5", "p90", "p95", "n"}
+        assert len(cell["times"]) == cell["seconds"]["n"] == 2
+        assert cell["images_per_second"] == pytest.approx(2 / cell["seconds"]["median"]["value"])
+        assert cell["harness_overhead"] < 0.01
+        assert cell["tokens"] > 0 and cell["first_request"] > 0
+
+
+def test_tables_chart_and_csv(cells, tmp_path):
+    text = tables.markdown(tables.COLUMNS, tables.rows(cells))
+    assert len(text.splitlines()) == 2 + len(cells)
+    columns, stages = tables.stage_rows(cells)
+    assert all(len(row) == len(columns) for row in stages)
+    tables.write_csv(cells, tmp_path / "b.csv")
+    head, *lines = (tmp_path / "b.csv").read_text().splitlines()
+    assert len(lines) == len(cells) and all(line.count(",") == head.count(",") for line in lines)
+    chart.draw(cells, "title", tmp_path / "b.png")
+    assert Image.open(tmp_path / "b.png").width > 1000
+
+
+def test_all_engines_draw_the_same_picture(subject):
+    """At one evaluation, which has no sampler to differ in, from the same noise."""
+    from apex_cli.benching.cells import Case
+
+    engines = subject.engines(Case(subject.name, 64, 1, 1), Laps(HostClock()))
+    assert isinstance(engines["plain"], Staged) and isinstance(engines["diffusers"], Stock)
+    text = prompts(1, subject.words, 77)
+    drawn = {}
+    for mode, engine in engines.items():
+        engine.prepare(text)
+        drawn[mode] = np.asarray(engine(text, 5)[0], float)
+    for mode in MODES[1:]:
+        assert np.abs(drawn[mode] - drawn["plain"]).max() <= 1, mode
+    assert drawn["plain"].std() > 5
+    assert png(Image.fromarray(drawn["plain"].astype("uint8"))).startswith(b"\x89PNG")
+
+
+def test_pictures_of_a_long_run_have_their_indices(subject):
+    got = list(subject.draw("fast", 1, 2, [3, 4, 9]))
+    assert [[index for index, _ in some] for some in got] == [[3, 4], [9]]
+    (again,) = subject.draw("plain", 1, 1, [9])
+    assert np.abs(np.asarray(again[0][1], float) - np.asarray(got[1][0][1], float)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("model", "ckpt", "weights", "told"),
+    [
+        ("qwen", None, None, "There is no model called 'qwen'"),
+        ("qwen-image", None, None, "'qwen-image' needs weights"),
+        ("shapes", "assets:shapes_teacher", "random", "A checkpoint has its own weights"),
+    ],
+)
+def test_what_cannot_be_loaded(model, ckpt, weights, told):
+    with pytest.raises(UsageError, match=told):
+        subjects.load(model, ckpt, weights, (1,))
+
+
+def test_random_weights_of_a_large_model_are_tiny_without_an_accelerator():
+    loaded = subjects.load("sana-1600m", None, "random", (1,))
+    assert loaded.name == "sana-1600m (tiny)"
+    assert sum(p.numel() for p in loaded.backbone.network.parameters()) < 10**7
