@@ -39,8 +39,8 @@ TABLE: dict[str, dict[str, str]] = {
         "sharegpt_4o_image": "apex_cli.data.share_gpt_4o_image:ShareGpt4oImage",
         "mixture": "apex_cli.data.mixture:Mixture",
     },
-    "suite": {
-        "shapes": "apex_cli.evaluation.shapes:ShapesSuite",
+    "protocol": {
+        "shapes": "apex_cli.evaluation.shapes:Shapes",
     },
     "scorer": {
         "shapes": "apex_cli.evaluation.scorers:ShapesScorer",

@@ -1,105 +1,172 @@
-"""What an evaluation writes: one `ImageRecord` a line in images.jsonl, one `Report` in report.json. Typed both ways."""
+"""What an evaluation writes: records of single images as JSON lines, and one `Report`. Typed both ways."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from apex_cli.config import Section
 from apex_cli.errors import StorageError
 
-REPORT, IMAGES = "report.json", "images.jsonl"
+REPORT = "report.json"
+SCHEMA = 2
 Interval = tuple[float, float]
 
 
+class Box(Section):
+    """One thing a detector saw, in pixels of the image."""
+
+    label: str
+    box: tuple[float, float, float, float]
+    """x0, y0, x1, y1."""
+    score: float
+    color: str = ""
+    mask: tuple[int, ...] | None = None
+    """Run lengths, row by row over the whole image, the background first."""
+
+
 class ImageRecord(Section):
-    """One judged image; `filename`, `tag`, `prompt`, `correct`, `reason` are GenEval's own result fields."""
+    """One judged image. `filename`, `tag`, `prompt`, `correct`, `reason`, `metadata`, `details` are GenEval's fields."""
 
     filename: str
-    prompt: str
-    prompt_id: int
-    """Place of the prompt in its split; the unit that intervals are drawn over."""
+    """Relative to the folder of the evaluation, or absolute for images of other people."""
     tag: str
-    index: int
-    """With `seed` it decides the noise: equal for every model."""
-    seed: int
+    prompt: str
     correct: bool
-    """Under the strict rule: nothing else in the picture."""
-    correct_geneval: bool
-    """Under GenEval's own rule: extra objects are allowed where the task does not count."""
-    reason: str
-    """Empty when correct."""
-    confidence: float
-    color_distance: float | None
-    position_margin: float | None
-    nfe: float
-    """Network evaluations counted for this image."""
-    seconds: float = 0.0
-    """Generation only: the time of its batch over the images of the batch."""
+    reason: str = ""
+    """A sentence; empty when correct."""
+    metadata: str = "{}"
+    """JSON of what the prompt asks for."""
+    details: str = "{}"
+    """JSON of what the judge saw."""
+    item: str
+    """The id of the prompt: the unit that intervals are drawn over."""
+    k: int
+    score: float
+    """What means are taken of; 0 or 1 for a protocol of right and wrong."""
+    margin: float | None = None
+    """How far the deciding number lies above its threshold; negative when wrong."""
+    boxes: tuple[Box, ...] = ()
+    measures: dict[str, float | None] = {}
+    """Further numbers of this image, by name."""
+    made: dict[str, Any] = {}
+    """How it was drawn: `index`, `seed`, `nfe`, `seconds`."""
 
 
 class Score(Section):
-    """A mean with its 95 % interval over prompts, under both rules."""
+    """A mean over prompts with its 95 % interval."""
 
     score: float
-    interval: Interval
-    geneval: float
-    geneval_interval: Interval
+    interval: Interval | None = None
     prompts: int
     images: int
+    correlation: float | None = None
+    """Of two images of one prompt (intra-class, one-way ANOVA); None with one image a prompt or nothing that varies."""
+    any_right: float | None = None
+    """Share of prompts with at least one image at 1; None with one image a prompt."""
+    all_right: float | None = None
 
 
 class Certificate(Section):
-    """What the suite itself scores: truth with its own prompts, and with the prompts shuffled."""
+    """What the judge itself is worth: truth with its own prompts, and with the prompts shuffled."""
 
     ceiling: float
     floor: float
     images: int
 
 
+class Result(Section):
+    """What one protocol says of a set of images."""
+
+    protocol: str
+    status: Literal["scored", "partial", "skipped"] = "scored"
+    """"partial": images are missing or unusable, named in the report's `flaws`; "skipped": see `reason`, `remedy`."""
+    value: float | None = None
+    interval: Interval | None = None
+    higher_is_better: bool = True
+    digits: int = 3
+    """Decimals that a table shows."""
+    tier: Literal["smoke", "lite", "standard", "paper"] = "standard"
+    found: int = 0
+    expected: int = 0
+    tasks: dict[str, Score] = {}
+    """In the order of the paper's columns."""
+    overall: Score | None = None
+    """Of a protocol that scores single images: the mean of the task means, unless the protocol says otherwise."""
+    facts: dict[str, float | int | str | None] = {}
+    """Further results by the name a table shows."""
+    notes: tuple[str, ...] = ()
+    """Sentences a reader must know, e.g. about quirks."""
+    identity: dict[str, Any] = {}
+    """Who judged: the identity of each stage."""
+    certificate: Certificate | None = None
+    reason: str = ""
+    remedy: str = ""
+    records: list[ImageRecord] = Field(default=[], exclude=True)
+    """Written to `PROTOCOL.jsonl`, not into the report."""
+
+
 class Subject(Section):
-    """Which model made the images and how; `weights` is the SHA-256 of its manifest."""
+    """Whose images these are. `weights` is the SHA-256 of a manifest; `sample` how they were drawn."""
 
     source: str
-    weights: str
-    contract: dict[str, Any]
-    sample: dict[str, Any]
-    sigmas: tuple[float, ...]
+    weights: str = ""
+    contract: dict[str, Any] = {}
+    sample: dict[str, Any] = {}
+    sigmas: tuple[float, ...] = ()
 
 
 class Setting(Section):
     """What two evaluations must share to be compared."""
 
-    suite: str
-    split: str
-    seed: int
-    images_per_prompt: int
+    prompt_set: str
     prompts: int
     prompts_sha256: str
+    n: int
+    """Images per prompt."""
+    seed: int | None
+    """None for images of other people."""
+
+
+class Flaw(Section):
+    """One image that is not as it should be. `kind`: missing, unreadable, unexpected (no prompt asks for it), and of
+    images that are measured all the same: greyscale, odd size."""
+
+    kind: Literal["missing", "unreadable", "unexpected", "greyscale", "odd size"]
+    name: str
+    detail: str = ""
 
 
 class Report(Section):
-    schema_version: int = 1
+    schema_version: int = SCHEMA
     subject: Subject
     setting: Setting
     found: int
-    """Images judged, of `expected`."""
+    """Sound images, of `expected`."""
     expected: int
-    tasks: dict[str, Score]
-    overall: Score
-    """Mean of the task means."""
-    diversity: float | None
+    flaws: tuple[Flaw, ...] = ()
+    results: dict[str, Result]
+    """By protocol, in the order asked for."""
+    diversity: float | None = None
     """Mean distance (RMS of pixels in 0..1) between the images of one prompt; None with one image a prompt."""
-    kernel_distance: float | None
-    """x 1000, to renders of the same prompts; near or below 0 is perfect. None for a single image."""
-    certificate: Certificate | None = None
-    nfe_counted: float
-    seconds_per_image: float
+    nfe_counted: float | None = None
+    seconds_per_image: float | None = None
+    """Of drawing; the median."""
     versions: dict[str, str]
     hardware: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        (folder / REPORT).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_whole(folder / REPORT, self.model_dump_json(indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Whoever reads `path` meanwhile sees the old text or the new one."""
+    draft = path.with_name(f".{path.name}.partial")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
 
 
 def read_report(folder: Path) -> Report:
@@ -112,18 +179,16 @@ def read_report(folder: Path) -> Report:
         raise StorageError(f"'{folder / REPORT}' is not a report of this version.", "Evaluate again.") from error
 
 
-def read_records(folder: Path) -> dict[int, ImageRecord]:
-    """Image index -> record. Half a last line, as a kill may leave it, is cut off the file."""
-    path = folder / IMAGES
-    if not path.is_file():
-        return {}
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    return {record.index: record for record in map(ImageRecord.model_validate_json, whole.splitlines())}
+def records_file(folder: Path, protocol: str) -> Path:
+    return folder / f"{protocol}.jsonl"
 
 
-def append_record(folder: Path, record: ImageRecord) -> None:
-    with (folder / IMAGES).open("a", encoding="utf-8") as file:
-        file.write(record.model_dump_json() + "\n")
+def write_records(folder: Path, protocol: str, records: Sequence[ImageRecord]) -> None:
+    write_whole(records_file(folder, protocol), "".join(f"{record.model_dump_json()}\n" for record in records))
+
+
+def read_records(folder: Path, protocol: str) -> list[ImageRecord]:
+    """The judged images of a protocol; none where it judges no single images."""
+    path = records_file(folder, protocol)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [ImageRecord.model_validate_json(line) for line in lines]

@@ -65,6 +65,25 @@ def detectable(differences: Strata) -> float:
     return float(DETECTABLE * resampled(differences).std())
 
 
+def correlation(prompts: Sequence[Sequence[float]]) -> float | None:
+    """Intra-class correlation of the images of one prompt (one-way ANOVA): 1 where a prompt decides everything.
+
+    (MSB - MSW) / (MSB + (m - 1) MSW), with the mean squares between and within prompts and m images a prompt
+    (their weighted mean where it varies). None with one image a prompt, or where nothing varies.
+    """
+    groups = [np.asarray(images, float) for images in prompts]
+    sizes = np.array([len(g) for g in groups])
+    total, count = sizes.sum(), len(groups)
+    if count < 2 or total == count:
+        return None
+    mean = np.concatenate(groups).mean()
+    between = sum(len(g) * (g.mean() - mean) ** 2 for g in groups) / (count - 1)
+    within = sum(((g - g.mean()) ** 2).sum() for g in groups) / (total - count)
+    m = (total - (sizes**2).sum() / total) / (count - 1)
+    spread = between + (m - 1) * within
+    return float((between - within) / spread) if spread else None
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p values corrected for their number (Holm 1979), in the order given."""
     order = np.argsort(p_values)
