@@ -271,7 +271,7 @@ def _version(source: Path) -> str:
     """SHA-256 of the weights of a folder; the commit of a hub repository."""
     from huggingface_hub import try_to_load_from_cache
 
-    from apex_cli.evaluation.run import weights_hash
+    from apex_cli.evaluation.painters import weights_hash
 
     if source.is_dir():
         return weights_hash(source)

@@ -114,6 +114,8 @@ class Stage(typing.Protocol):
     """`features`, `detections`, `answers`..."""
     identity: Mapping[str, Any]
     """JSON: what its observations depend on, e.g. SHA-256 of the weights, settings, version. Known without a model."""
+    uses: Sequence[str]
+    """Names of the earlier stages of its protocol that it builds on; empty for most."""
     batch: int
     """Pictures it wants at a time; must not change what it says."""
 
@@ -126,7 +128,7 @@ class Stage(typing.Protocol):
         ...
 
     def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
-        """One observation a picture; `before`: what earlier stages of the protocol said of the same pictures."""
+        """One observation a picture; `before`: what the stages in `uses` said of the same pictures."""
         ...
 
 

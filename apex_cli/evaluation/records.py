@@ -29,7 +29,7 @@ class Box(Section):
 
 
 class ImageRecord(Section):
-    """One judged image. `filename`, `tag`, `prompt`, `correct`, `reason`, `metadata`, `details` are GenEval's fields."""
+    """One judged image; the first seven fields are those of GenEval's own results."""
 
     filename: str
     """Relative to the folder of the evaluation, or absolute for images of other people."""
@@ -47,12 +47,14 @@ class ImageRecord(Section):
     k: int
     score: float
     """What means are taken of; 0 or 1 for a protocol of right and wrong."""
+    failure: str = ""
+    """The kind of failure in a word or two, for filters: missing, color, position, count, extra..."""
     margin: float | None = None
     """How far the deciding number lies above its threshold; negative when wrong."""
     boxes: tuple[Box, ...] = ()
-    measures: dict[str, float | None] = {}
+    measures: dict[str, float | None] = Field(default_factory=dict)
     """Further numbers of this image, by name."""
-    made: dict[str, Any] = {}
+    made: dict[str, Any] = Field(default_factory=dict)
     """How it was drawn: `index`, `seed`, `nfe`, `seconds`."""
 
 
@@ -92,20 +94,20 @@ class Result(Section):
     tier: Literal["smoke", "lite", "standard", "paper"] = "standard"
     found: int = 0
     expected: int = 0
-    tasks: dict[str, Score] = {}
+    tasks: dict[str, Score] = Field(default_factory=dict)
     """In the order of the paper's columns."""
     overall: Score | None = None
     """Of a protocol that scores single images: the mean of the task means, unless the protocol says otherwise."""
-    facts: dict[str, float | int | str | None] = {}
+    facts: dict[str, float | int | str | None] = Field(default_factory=dict)
     """Further results by the name a table shows."""
     notes: tuple[str, ...] = ()
     """Sentences a reader must know, e.g. about quirks."""
-    identity: dict[str, Any] = {}
+    identity: dict[str, Any] = Field(default_factory=dict)
     """Who judged: the identity of each stage."""
     certificate: Certificate | None = None
     reason: str = ""
     remedy: str = ""
-    records: list[ImageRecord] = Field(default=[], exclude=True)
+    records: list[ImageRecord] = Field(default_factory=list, exclude=True)
     """Written to `PROTOCOL.jsonl`, not into the report."""
 
 
@@ -114,8 +116,8 @@ class Subject(Section):
 
     source: str
     weights: str = ""
-    contract: dict[str, Any] = {}
-    sample: dict[str, Any] = {}
+    contract: dict[str, Any] = Field(default_factory=dict)
+    sample: dict[str, Any] = Field(default_factory=dict)
     sigmas: tuple[float, ...] = ()
 
 

@@ -1,50 +1,42 @@
-"""One evaluation, end to end: generate, judge, measure. Its folder is all there is to know about it.
+"""One evaluation, end to end: draw or find, inspect, observe, summarise. Its folder is all there is to know about it.
 
-    evaluation.json      what was asked: the subject and the suite's settings
-    images/00007.png     every image
-    images.jsonl         every judgement, a line each, written once its image is on disk
-    report.json          the numbers, made from the files above
+    evaluation.json                   whose images these are, and the prompts and seeds
+    images/00007/samples/00000.png    every picture, in GenEval's layout, beside 00007/metadata.jsonl
+    drawn.jsonl, pictures.jsonl       how each was drawn; its SHA-256, size and flaws
+    observations/STAGE-ID/            what each stage of a protocol said of each picture
+    PROTOCOL.jsonl                    every judgement, a line each, in GenEval's field names
+    report.json                       the numbers, made from the files above
 
-So an evaluation that was killed goes on where it stood, and ends in the same report.
+So an evaluation that was killed goes on where it stood, several workers share it, and both end in the same report.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, median
 
 import numpy as np
 import torch
-from PIL import Image
 
-from apex_cli import __version__
+from apex_cli import __version__, generation
 from apex_cli.config import Section
 from apex_cli.errors import StorageError, UsageError
-from apex_cli.evaluation.base import Model, Suite
-from apex_cli.evaluation.kernel_distance import kernel_distance
-from apex_cli.evaluation.records import (
-    Certificate,
-    ImageRecord,
-    Report,
-    Score,
-    Setting,
-    Subject,
-    append_record,
-    read_records,
-)
-from apex_cli.evaluation.settings import EvalConfig
-from apex_cli.evaluation.statistics import interval, overall
-from apex_cli.generation import Request, SampleConfig, diversity, generate
+from apex_cli.evaluation import painters, pictures
+from apex_cli.evaluation.base import Picture, Protocol
+from apex_cli.evaluation.jobs import Job, sort_out
+from apex_cli.evaluation.observations import Store, observe, open_stores
+from apex_cli.evaluation.painters import Drawing
+from apex_cli.evaluation.pictures import Collection, File, Inspector
+from apex_cli.evaluation.records import ImageRecord, Report, Result, Setting, Subject, write_records, write_whole
 from apex_cli.records import Progress
 
 IDENTITY = "evaluation.json"
+IMAGES = "images"
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "pillow")
 
 
@@ -55,71 +47,49 @@ class Identity(Section):
     setting: Setting
 
 
-def evaluate(
-    model: Model, suite: Suite, config: EvalConfig, folder: Path, certify: bool = False
-) -> Iterator[Progress | Report]:
-    """Yield progress, and last the `Report`, which is in `folder` by then. Images that lie there already are kept."""
-    subject = describe(model)
-    records = _open(folder, subject, suite.setting)
-    wanted = {request.index for request in suite.requests}
-    missing = [request for request in suite.requests if request.index not in records]
-    for record in _judged(model, suite, missing, config.batch, folder):
-        records[record.index] = record
-        yield Progress("judge", len(wanted & records.keys()), len(wanted))
-    yield Progress("certify" if certify else "measure", len(wanted), len(wanted))
-    certificate = suite.certify() if certify else None
-    report = measure(subject, suite, [records[r.index] for r in suite.requests], folder, certificate)
-    report.save(folder)
+def evaluate(job: Job) -> Iterator[Progress | Report]:
+    """Yield progress and, once all shards are done, last the `Report`, which is in the folder by then."""
+    ready, skipped = sort_out(job.protocols)
+    if not ready:
+        yield _report(job, Collection([], [], job.items if job.prompts else (), 0), {}, skipped)
+        return
+    _open(job)
+    yield from _draw(job)
+    slots, flaws = _slots(job)
+    inspector = Inspector(job.folder, job.shard)
+    yield from _inspect(job, slots, inspector)
+    known = {slot: file for slot, file in slots.items() if inspector.find(file.path)}
+    there = pictures.collect(known, job.items, job.n, inspector, _made(job))
+    stores = {protocol.name: open_stores(job.folder, protocol.stages, job.shard) for protocol in ready}
+    for protocol in ready:
+        own = [picture for picture in there.pictures if _is_mine(job, picture)]
+        for stage, done, total in observe(stores[protocol.name], own):
+            yield Progress(f"{protocol.name}: {stage}", done, total)
+    if len(known) < len(slots) or not _finished(job, stores, there.pictures):
+        return
+    yield Progress("summarise", 1, 1)
+    whole = Collection(there.pictures, [*flaws, *there.flaws], there.items, there.n)
+    results = {p.name: summarise(job, p, whole, stores[p.name]) for p in ready}
+    report = _report(job, whole, results, skipped)
+    report.save(job.folder)
     yield report
 
 
-def describe(model: Model) -> Subject:
-    """Which model, and how it is sampled."""
-    return Subject(
-        source=str(model.source),
-        weights=weights_hash(model.source),
-        contract=dict(model.contract),
-        sample=model.sample.model_dump(mode="json"),
-        sigmas=model.sample.grid(),
-    )
-
-
-def weights_hash(source: Path) -> str:
-    """SHA-256 of a checkpoint's manifest, which holds the hash of each of its files; without one, of the weights."""
-    manifest = source / "manifest.json"
-    files = [manifest] if manifest.is_file() else sorted(source.rglob("*.safetensors"))
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def folder_name(model: str, sample: SampleConfig, config: EvalConfig) -> str:
-    """The name of an evaluation under `evals/`, e.g. `step-000200-iid-nfe1-seed0`; what is usual is not said."""
-    parts = [model, config.split, f"nfe{sample.nfe}", f"seed{config.seed}"]
-    parts += [sample.sampler] * (sample.sampler != "renoise")
-    parts += [f"guidance{sample.guidance:g}"] * (sample.guidance != 1)
-    parts += [f"{config.prompts}prompts"] * (config.prompts is not None)
-    return "-".join(parts)
-
-
-def _open(folder: Path, subject: Subject, setting: Setting) -> dict[int, ImageRecord]:
-    """The judgements that `folder` already holds for this subject; another one's folder is refused."""
-    identity = Identity(subject=subject, setting=setting)
+def _open(job: Job) -> None:
+    """Make the folder; one that holds another evaluation is refused."""
+    identity = Identity(subject=job.subject, setting=job.setting)
     try:
-        (folder / "images").mkdir(parents=True, exist_ok=True)
+        job.folder.mkdir(parents=True, exist_ok=True)
     except (NotADirectoryError, FileExistsError) as error:
-        raise StorageError(
-            f"'{folder}' cannot hold an evaluation: a file is in the way.", "Choose another --out."
-        ) from error
-    path = folder / IDENTITY
+        told = f"'{job.folder}' cannot hold an evaluation: a file is in the way."
+        raise StorageError(told, "Choose another --out.") from error
+    path = job.folder / IDENTITY
     if path.is_file() and (different := _differences(json.loads(path.read_text()), identity.model_dump(mode="json"))):
         raise UsageError(
-            f"'{folder}' holds another evaluation: it differs in {', '.join(different)}.",
+            f"'{job.folder}' holds another evaluation: it differs in {', '.join(different)}.",
             "Choose another --out, or delete the folder.",
         )
-    path.write_text(identity.model_dump_json(indent=1) + "\n")
-    return read_records(folder)
+    write_whole(path, identity.model_dump_json(indent=1) + "\n")
 
 
 def _differences(stored: dict[str, dict], asked: dict[str, dict]) -> list[str]:
@@ -132,72 +102,108 @@ def _differences(stored: dict[str, dict], asked: dict[str, dict]) -> list[str]:
     ]
 
 
-def _judged(model: Model, suite: Suite, requests: Sequence[Request], batch: int, folder: Path) -> Iterator[ImageRecord]:
-    """Make and judge the images of `requests`; each is on disk before its line is."""
-    for start in range(0, len(requests), batch):
-        chunk = requests[start : start + batch]
-        began = time.perf_counter()
-        samples = list(generate(model.backbone, model.sample, chunk, batch))
-        seconds = (time.perf_counter() - began) / len(chunk)
-        for sample in samples:
-            record = suite.score(sample).model_copy(update={"seconds": seconds})
-            Image.fromarray(sample.pixels).save(folder / record.filename)
-            append_record(folder, record)
-            yield record
+def _drawings(job: Job) -> list[Drawing]:
+    return painters.drawings(job.folder / IMAGES, job.chosen, job.n, job.config.seed)
 
 
-def measure(
-    subject: Subject, suite: Suite, records: Sequence[ImageRecord], folder: Path, certificate: Certificate | None
-) -> Report:
-    """The report on images that are judged."""
-    images = np.stack([np.asarray(Image.open(folder / record.filename)) for record in records])
+def _draw(job: Job) -> Iterator[Progress]:
+    if isinstance(job.source, Path):
+        return
+    have = painters.drawn(job.folder)
+    own = job.shard.of(_drawings(job))
+    missing = [d for d in own if (d.item.id, d.k) not in have or not d.path.is_file()]
+    for done in painters.paint(job.source, missing, job.config.batch, job.folder, job.shard):
+        yield Progress("draw", len(own) - len(missing) + done, len(own))
+
+
+def _slots(job: Job) -> tuple[dict[tuple[str, int], File], list]:
+    """(prompt id, k) -> file of every picture that is there, and what lies there beside them."""
+    if isinstance(job.source, Path):
+        slots, flaws = pictures.match(job.found, job.whole.items, job.n)
+        ids = {item.id for item in job.items}
+        return {slot: file for slot, file in slots.items() if slot[0] in ids}, flaws
+    wanted = _drawings(job)
+    return {(d.item.id, d.k): File(d.path, d.item.id, d.k, {}) for d in wanted if d.path.is_file()}, []
+
+
+def _inspect(job: Job, slots: Mapping[tuple[str, int], File], inspector: Inspector) -> Iterator[Progress]:
+    own = job.shard.of([file for file in slots.values() if inspector.find(file.path) is None])
+    for done, file in enumerate(own, start=1):
+        inspector.look(file.path)
+        yield Progress("inspect", done, len(own))
+
+
+def _made(job: Job) -> dict[str, dict]:
+    """Path -> how it was drawn."""
+    rows = painters.drawn(job.folder)
+    return {str(d.path): rows.get((d.item.id, d.k), {}) for d in ([] if not rows else _drawings(job))}
+
+
+def _is_mine(job: Job, picture: Picture) -> bool:
+    return (job.places[picture.item.id] * job.n + picture.k) % job.shard.count == job.shard.index
+
+
+def _finished(job: Job, stores: Mapping[str, Mapping[str, Store]], there: Sequence[Picture]) -> bool:
+    """Whether every picture of every shard has been drawn and observed."""
+    if job.shard.count == 1:
+        return True
+    drawn = isinstance(job.source, Path) or all(d.path.is_file() for d in _drawings(job))
+    return drawn and all(p in store for own in stores.values() for store in own.values() for p in there)
+
+
+def summarise(job: Job, protocol: Protocol, there: Collection, stores: Mapping[str, Store]) -> Result:
+    """The result of a protocol on what was observed without error, with its counts, and its records on disk."""
+    errors = {p: [store.failed(p) for store in stores.values() if store.failed(p)] for p in there.pictures}
+    sound = [picture for picture, told in errors.items() if not told]
+    if not sound:
+        told = f"no usable image among {there.expected}"
+        return Result(protocol=protocol.name, status="skipped", reason=told, remedy="see the flaws in the report")
+    result = protocol.summarise(sound, stores)
+    failed = [f"{picture.path.name} of '{picture.item.id}': {told[0]}" for picture, told in errors.items() if told]
+    notes = (*result.notes, *([f"{len(failed)} images could not be judged: {'; '.join(failed[:3])}"] if failed else []))
+    write_records(job.folder, protocol.name, [_relative(record, job.folder) for record in result.records])
+    return result.model_copy(
+        update={
+            "found": len(sound),
+            "expected": there.expected,
+            "status": "scored" if len(sound) == there.expected else "partial",
+            "notes": notes,
+            "identity": {name: dict(store.stage.identity) for name, store in stores.items()},
+            "certificate": protocol.certify(job.items) if job.certify else None,
+        }
+    )
+
+
+def _relative(record: ImageRecord, folder: Path) -> ImageRecord:
+    path = Path(record.filename)
+    return record.model_copy(update={"filename": str(path.relative_to(folder))}) if folder in path.parents else record
+
+
+def _report(job: Job, there: Collection, results: Mapping[str, Result], skipped: Mapping[str, Result]) -> Report:
+    made = [picture.made for picture in there.pictures if picture.made]
     return Report(
-        subject=subject,
-        setting=suite.setting,
-        found=len(records),
-        expected=len(suite.requests),
-        tasks={tag: score(group) for tag, group in by_task(records).items()},
-        overall=score(records),
-        diversity=diversity(images, suite.setting.images_per_prompt),
-        kernel_distance=kernel_distance(images, suite.truth(records)) if len(images) > 1 else None,
-        certificate=certificate,
-        nfe_counted=fmean(record.nfe for record in records),
-        seconds_per_image=median(record.seconds for record in records),
+        subject=job.subject,
+        setting=job.setting,
+        found=len(there.pictures),
+        expected=there.expected,
+        flaws=tuple(there.flaws),
+        results={p.name: (results | skipped)[p.name] for p in job.protocols},
+        diversity=diversity(there.pictures),
+        nfe_counted=fmean(row["nfe"] for row in made) if made else None,
+        seconds_per_image=median(row["seconds"] for row in made) if made else None,
         versions={"apex": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
         hardware=hardware(),
     )
 
 
-def by_task(records: Sequence[ImageRecord]) -> dict[str, list[ImageRecord]]:
-    """Task -> its records, in the order of the split."""
-    groups: dict[str, list[ImageRecord]] = {}
-    for record in records:
-        groups.setdefault(record.tag, []).append(record)
-    return groups
-
-
-def prompt_means(records: Sequence[ImageRecord], rule: str = "correct") -> dict[str, list[float]]:
-    """Task -> the share of correct images of each prompt, under the rule `correct` or `correct_geneval`."""
-    means: dict[str, list[float]] = {}
-    for tag, group in by_task(records).items():
-        prompts: dict[int, list[bool]] = {}
-        for record in group:
-            prompts.setdefault(record.prompt_id, []).append(getattr(record, rule))
-        means[tag] = [fmean(images) for images in prompts.values()]
-    return means
-
-
-def score(records: Sequence[ImageRecord]) -> Score:
-    """Mean of the task means of `records`, under both rules; for one task, its mean."""
-    strict, geneval = prompt_means(records), prompt_means(records, "correct_geneval")
-    return Score(
-        score=overall(strict),
-        interval=interval(strict),
-        geneval=overall(geneval),
-        geneval_interval=interval(geneval),
-        prompts=sum(map(len, strict.values())),
-        images=len(records),
-    )
+def diversity(found: Sequence[Picture]) -> float | None:
+    """Mean over prompts of the mean RMS distance between their images; None where no prompt has two of one size."""
+    groups: dict[str, list[Picture]] = {}
+    for picture in found:
+        groups.setdefault(picture.item.id, []).append(picture)
+    alike = [group for group in groups.values() if len(group) > 1 and len({p.size for p in group}) == 1]
+    values = [generation.diversity(np.stack([p.pixels() for p in group]), len(group)) for group in alike]
+    return fmean(v for v in values if v is not None) if values else None
 
 
 def hardware() -> dict[str, str | int]:

@@ -1,4 +1,4 @@
-"""Means of judged images with what must stand beside them: the interval over prompts, and how alike their images are."""
+"""Means of judged images with what must stand beside them: the interval over prompts, how alike their images are."""
 
 from __future__ import annotations
 

@@ -1,110 +1,168 @@
 """The shapes world under GenEval's six tasks: exact prompts, exact truth, an exact judge.
 
-Image k of prompt i has the noise of (seed, i * images + k), whatever the model and however many prompts are evaluated,
-so that two models can be compared picture by picture.
+A picture is right under the strict rule: nothing else in it, and every shape matches its template. GenEval's own rule,
+which allows extra objects where the task does not count, stands beside it. The kernel distance is measured to renders
+of the same prompts.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 
-from apex_cli.evaluation.records import Certificate, ImageRecord, Setting
-from apex_cli.evaluation.settings import EvalConfig
+from apex_cli.config import Section
+from apex_cli.evaluation.base import Item, Observation, Observed, Picture, PromptSet
+from apex_cli.evaluation.kernel_distance import features, squared_mmd
+from apex_cli.evaluation.records import Box, Certificate, ImageRecord, Result
+from apex_cli.evaluation.scores import score, task_scores
 from apex_cli.evaluation.statistics import mean_of_means
-from apex_cli.generation import Request, Sample
-from apex_cli.worlds.shapes.detector import detect
+from apex_cli.worlds.shapes.detector import Detection, detect
 from apex_cli.worlds.shapes.grammar import Prompt, prompts, scene_for
 from apex_cli.worlds.shapes.renderer import render
 from apex_cli.worlds.shapes.scoring import judge
 from apex_cli.worlds.shapes.vocabulary import normalise
 
 TRUTH_SEED = 0x7275  # apart from the seeds of training data
+PER_PROMPT = 4
 
 
-class ShapesSuite:
-    """`requests` of a split; `score` judges the picture of one request."""
+class ShapesConfig(Section):
+    split: Literal["train", "iid", "compose", "long", "alias"] = "iid"
+    """`compose` names pairs that no training prompt has."""
 
-    def __init__(self, config: EvalConfig):
-        self.config = config
-        self.all_prompts = prompts(config.split)
-        self.chosen = spread([prompt.tag for prompt in self.all_prompts], config.prompts)
-        self.requests = [
-            Request(normalise(self.all_prompts[i].text)[0], config.seed, i * config.images + k)
-            for i in self.chosen
-            for k in range(config.images)
-        ]
+
+class Detections:
+    """The exact detector, some 30 ms a picture."""
+
+    name, uses, batch = "detections", (), 16
+    identity: Mapping[str, Any] = {"detector": "shapes", "version": 1}
+
+    def question(self, item: Item) -> str:
+        return ""
+
+    def open(self) -> None:
+        """Nothing has to be loaded."""
+
+    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
+        return [{"objects": [asdict(found) for found in detect(picture.pixels())]} for picture in pictures]
+
+
+class Features:
+    """The features of `kernel_distance`."""
+
+    name, uses, batch = "features", (), 64
+    identity: Mapping[str, Any] = {"extractor": "random convolutions", "version": 1}
+
+    def question(self, item: Item) -> str:
+        return ""
+
+    def open(self) -> None:
+        """Its filters are a function of a seed."""
+
+    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
+        return [{"features": features(picture.pixels()[None])[0]} for picture in pictures]
+
+
+class Shapes:
+    Config = ShapesConfig
+    name = "shapes"
+    needs = ()
+
+    def __init__(self, config: ShapesConfig):
+        self.split = config.split
+        self.grammar = prompts(config.split)
+        self.stages = (Detections(), Features())
 
     @cached_property
-    def setting(self) -> Setting:
-        text = json.dumps([asdict(self.all_prompts[i]) for i in self.chosen], sort_keys=True)
-        return Setting(
-            suite=self.config.suite,
-            split=self.config.split,
-            seed=self.config.seed,
-            images_per_prompt=self.config.images,
-            prompts=len(self.chosen),
-            prompts_sha256=hashlib.sha256(text.encode()).hexdigest(),
+    def prompts(self) -> PromptSet:
+        items = tuple(
+            Item(
+                id=f"{place:05d}",
+                tag=prompt.tag,
+                prompt=prompt.text,
+                meta={"include": list(prompt.include), "exclude": list(prompt.exclude)},
+                spoken=normalise(prompt.text)[0],
+            )
+            for place, prompt in enumerate(self.grammar)
+        )
+        return PromptSet(self.split, items, PER_PROMPT)
+
+    def summarise(self, pictures: Sequence[Picture], seen: Mapping[str, Observed]) -> Result:
+        records = [self.record(picture, seen["detections"][picture]) for picture in pictures]
+        overall, geneval = score(records), score(records, by_geneval)
+        return Result(
+            protocol=self.name,
+            tier="smoke",
+            value=overall.score,
+            interval=overall.interval,
+            tasks=task_scores(records),
+            overall=overall,
+            facts={
+                "overall, GenEval rule": geneval.score,
+                "kernel distance": self._distance(pictures, seen["features"]),
+            },
+            records=records,
         )
 
-    def score(self, sample: Sample) -> ImageRecord:
-        """Judge one image under the strict rule and under GenEval's; some 30 ms."""
-        index = sample.request.index
-        prompt = self._prompt(index)
-        detections = detect(sample.pixels)
-        strict = judge(prompt, detections)
+    def record(self, picture: Picture, said: Observation) -> ImageRecord:
+        """Judge one picture by what was detected in it."""
+        prompt, item = self._prompt(picture.item), picture.item
+        found = [Detection(**one) for one in said["objects"]]
+        strict = judge(prompt, found)
         return ImageRecord(
-            filename=f"images/{index:05d}.png",
-            prompt=prompt.text,
-            prompt_id=index // self.config.images,
-            tag=prompt.tag,
-            index=index,
-            seed=sample.request.seed,
+            filename=str(picture.path),
+            tag=item.tag,
+            prompt=item.prompt,
             correct=strict.correct,
-            correct_geneval=judge(prompt, detections, strict=False).correct,
             reason=strict.reason,
-            confidence=strict.confidence,
-            color_distance=strict.color_distance,
-            position_margin=strict.position_margin,
-            nfe=sample.nfe,
+            metadata=json.dumps({"tag": item.tag, **item.meta, "prompt": item.prompt}),
+            details=json.dumps(said["objects"]),
+            item=item.id,
+            k=picture.k,
+            score=float(strict.correct),
+            failure=strict.failure,
+            margin=strict.position_margin,
+            boxes=tuple(Box(label=d.kind, box=d.box, score=d.confidence, color=d.color) for d in found),
+            measures={
+                "geneval": float(judge(prompt, found, strict=False).correct),
+                "confidence": strict.confidence,
+                "color_distance": strict.color_distance,
+            },
+            made=dict(picture.made),
         )
 
-    def truth(self, records: Sequence[ImageRecord]) -> np.ndarray:
-        """Renders of random scenes that satisfy the prompts of `records`, uint8 [n, 64, 64, 3]."""
-        return np.stack([self._render(record.index) for record in records])
+    def _distance(self, pictures: Sequence[Picture], seen: Observed) -> float | None:
+        """x 1000; near or below 0 is perfect. None for a single picture."""
+        if len(pictures) < 2:
+            return None
+        own = np.stack([seen[picture]["features"] for picture in pictures])
+        return 1000 * squared_mmd(own, np.concatenate([features(self.truth(p)[None]) for p in pictures]))
 
-    def certify(self) -> Certificate:
+    def truth(self, picture: Picture) -> np.ndarray:
+        """A render of a random scene that satisfies the prompt of `picture`, uint8 [64, 64, 3]."""
+        index = int(picture.item.id) * PER_PROMPT + picture.k
+        return self._render(picture.item, picture.made.get("seed", 0), picture.made.get("index", index))
+
+    def certify(self, items: Sequence[Item]) -> Certificate:
         """Judge one render of every prompt, for its own prompt (ceiling) and for another one (floor)."""
-        found = [detect(self._render(i * self.config.images)) for i in self.chosen]
+        found = [detect(self._render(item, 0, int(item.id) * PER_PROMPT)) for item in items]
         others = np.roll(np.random.default_rng(TRUTH_SEED).permutation(len(found)), 1)
-        asked = [self.all_prompts[i] for i in self.chosen]
-        tags = [prompt.tag for prompt in asked]
-        own = [judge(p, d).correct for p, d in zip(asked, found, strict=True)]
-        shuffled = [judge(p, found[j]).correct for p, j in zip(asked, others, strict=True)]
+        tags = [item.tag for item in items]
+        own = [judge(self._prompt(item), d).correct for item, d in zip(items, found, strict=True)]
+        shuffled = [judge(self._prompt(item), found[j]).correct for item, j in zip(items, others, strict=True)]
         return Certificate(ceiling=mean_of_means(own, tags), floor=mean_of_means(shuffled, tags), images=len(found))
 
-    def _prompt(self, index: int) -> Prompt:
-        return self.all_prompts[index // self.config.images]
+    def _prompt(self, item: Item) -> Prompt:
+        return self.grammar[int(item.id)]
 
-    def _render(self, index: int) -> np.ndarray:
-        rng = np.random.default_rng([TRUTH_SEED, self.config.seed, index])
-        return render(scene_for(self._prompt(index), rng))
+    def _render(self, item: Item, seed: int, index: int) -> np.ndarray:
+        return render(scene_for(self._prompt(item), np.random.default_rng([TRUTH_SEED, seed, index])))
 
 
-def spread(tags: Sequence[str], limit: int | None) -> list[int]:
-    """Places of at most `limit` items: as many of each tag as of any other, evenly spaced within it, in order."""
-    places: dict[str, list[int]] = {}
-    for place, tag in enumerate(tags):
-        places.setdefault(tag, []).append(place)
-    total = min(len(tags), limit or len(tags))
-    # In rounds, one item a tag, so that a small task leaves its share to the others.
-    rounds = sorted((turn, tag) for tag, group in places.items() for turn in range(len(group)))[:total]
-    shares = {tag: sum(name == tag for _, name in rounds) for tag in places}
-    return sorted(
-        places[tag][turn * len(places[tag]) // share] for tag, share in shares.items() for turn in range(share)
-    )
+def by_geneval(record: ImageRecord) -> float:
+    return record.measures["geneval"] or 0.0

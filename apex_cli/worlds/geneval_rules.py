@@ -10,7 +10,7 @@ and a relation holds where o' / |o| exceeds 0.5 on its axis. A diagonal placemen
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Protocol, TypeVar
@@ -50,10 +50,11 @@ _Group = tuple[str, list[Thing]]
 
 @dataclass
 class Findings:
-    """`reasons` is empty where the image is correct. `margins`: for each tested pair of subject and anchor, the excess
-    of the asked axis over `AXIS_SHARE`, negative where the relation fails."""
+    """`told`: what fails, as (kind, sentence), the kind being "missing", "color", "position" or "count"; empty where
+    the image is correct. `margins`: for each tested pair of subject and anchor, the excess of the asked axis over
+    `AXIS_SHARE`, negative where the relation fails."""
 
-    reasons: list[str] = field(default_factory=list)
+    told: list[tuple[str, str]] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
 
 
@@ -97,10 +98,14 @@ def examine(include: Sequence[Clause], exclude: Sequence[Clause], ranked: Sequen
     groups: list[_Group] = []
     for clause in include:
         found = [thing for thing in ranked if thing.kind == clause["class"]]
-        reason = _missing(clause, found) or _wrong_color(clause, found) or _wrong_place(clause, found, groups, findings)
-        groups.append((clause["class"], [] if reason else found[: clause["count"]]))
-        findings.reasons += [reason] * bool(reason)
-    findings.reasons += filter(None, (_too_many(clause, ranked) for clause in exclude))
+        told = (
+            [("missing", reason) for reason in _missing(clause, found)]
+            or [("color", reason) for reason in _wrong_color(clause, found)]
+            or [("position", reason) for reason in _wrong_place(clause, found, groups, findings)]
+        )
+        groups.append((clause["class"], [] if told else found[: clause["count"]]))
+        findings.told += told
+    findings.told += [("count", reason) for clause in exclude for reason in _too_many(clause, ranked)]
     return findings
 
 
@@ -121,44 +126,42 @@ def relations(subject: Box, anchor: Box) -> set[str]:
     return {relation for relation, share in relative_position(subject, anchor).items() if share > AXIS_SHARE}
 
 
-def _missing(clause: Clause, found: Sequence[Thing]) -> str:
-    if len(found) >= clause["count"]:
-        return ""
-    return f"asked for {_amount(clause['class'], clause['count'])}, found {len(found) or 'none'}"
+def _missing(clause: Clause, found: Sequence[Thing]) -> Iterator[str]:
+    if len(found) < clause["count"]:
+        yield f"asked for {_amount(clause['class'], clause['count'])}, found {len(found) or 'none'}"
 
 
-def _wrong_color(clause: Clause, found: Sequence[Thing]) -> str:
+def _wrong_color(clause: Clause, found: Sequence[Thing]) -> Iterator[str]:
     """Only the most confident `count` things are tested."""
     if "color" not in clause:
-        return ""
+        return
     seen = [thing.color for thing in found[: clause["count"]]]
-    if seen.count(clause["color"]) >= clause["count"]:
-        return ""
-    return f"asked for {article(clause['color'] + ' ' + clause['class'])}, found {article(seen[0] + ' one')}"
+    if seen.count(clause["color"]) < clause["count"]:
+        yield f"asked for {article(clause['color'] + ' ' + clause['class'])}, found {article(seen[0] + ' one')}"
 
 
-def _wrong_place(clause: Clause, found: Sequence[Thing], groups: Sequence[_Group], findings: Findings) -> str:
+def _wrong_place(clause: Clause, found: Sequence[Thing], groups: Sequence[_Group], findings: Findings) -> Iterator[str]:
     """Every pair of subject and anchor has to stand in the relation; the tested pairs add their margins."""
     if "position" not in clause:
-        return ""
+        return
     relation, target = clause["position"]
     name, anchors = groups[target]
     if not anchors:
-        return f"no {name} for the {clause['class']} to be {relation}"
+        yield f"no {name} for the {clause['class']} to be {relation}"
+        return
     pairs = [(subject.box, anchor.box) for subject, anchor in product(found[: clause["count"]], anchors)]
     findings.margins += [relative_position(*pair)[relation] - AXIS_SHARE for pair in pairs]
     if all(relation in relations(*pair) for pair in pairs):
-        return ""
+        return
     seen = " and ".join(sorted(set().union(*(relations(*pair) for pair in pairs))))
     actual = f"{seen} it" if seen else "in no clear direction"
-    return f"asked for the {clause['class']} {relation} the {name}, but it is {actual}"
+    yield f"asked for the {clause['class']} {relation} the {name}, but it is {actual}"
 
 
-def _too_many(clause: Clause, ranked: Sequence[Thing]) -> str:
+def _too_many(clause: Clause, ranked: Sequence[Thing]) -> Iterator[str]:
     found = sum(thing.kind == clause["class"] for thing in ranked)
-    return (
-        f"asked for {_amount(clause['class'], clause['count'] - 1)}, found {found}" if found >= clause["count"] else ""
-    )
+    if found >= clause["count"]:
+        yield f"asked for {_amount(clause['class'], clause['count'] - 1)}, found {found}"
 
 
 def _amount(kind: str, count: int) -> str:

@@ -15,7 +15,8 @@ from apex_cli.worlds.shapes.grammar import Prompt
 class Verdict:
     """The judgement of one image, with graded numbers that move before correctness does.
 
-    `reason` is empty when correct. `confidence` and `color_distance` are means over all detections (0 and None where
+    `reason` is empty when correct, and so is `failure`, the kind of the first reason: "missing", "color", "position",
+    "count" or "extra". `confidence` and `color_distance` are means over all detections (0 and None where
     nothing was found). `position_margin` is the least excess of an asked axis over 0.5, negative where the relation
     fails; None without a testable relation.
     """
@@ -25,16 +26,18 @@ class Verdict:
     confidence: float
     color_distance: float | None
     position_margin: float | None
+    failure: str = ""
 
 
 def judge(prompt: Prompt, detections: Sequence[Detection], strict: bool = True) -> Verdict:
     """Whether the detections satisfy the prompt; `strict` also refuses extra objects and unknown kinds or colours."""
     ranked = admitted(detections)
     findings = examine(prompt.include, prompt.exclude, ranked)
-    reasons = findings.reasons or [reason for reason in (_surplus(prompt, ranked),) if strict and reason]
+    told = findings.told or [("extra", reason) for reason in (_surplus(prompt, ranked),) if strict and reason]
     return Verdict(
-        correct=not reasons,
-        reason="; ".join(reasons),
+        correct=not told,
+        reason="; ".join(reason for _, reason in told),
+        failure=told[0][0] if told else "",
         confidence=fmean(d.confidence for d in detections) if detections else 0.0,
         color_distance=fmean(d.color_distance for d in detections) if detections else None,
         position_margin=min(findings.margins, default=None),

@@ -1,0 +1,152 @@
+"""What is to be evaluated: protocols grouped by the pictures that they look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from apex_cli.errors import UsageError
+from apex_cli.evaluation import pictures
+from apex_cli.evaluation.base import Item, Need, PromptSet, Protocol
+from apex_cli.evaluation.ledger import Shard
+from apex_cli.evaluation.painters import Painter
+from apex_cli.evaluation.pictures import File
+from apex_cli.evaluation.records import Result, Setting, Subject
+from apex_cli.evaluation.settings import EvalConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some protocols over one set of images: drawn by a painter, or lying in a folder."""
+
+    source: Painter | Path
+    protocols: Sequence[Protocol]
+    prompts: PromptSet | None
+    """None only for a folder whose images nobody's prompts are known for."""
+    config: EvalConfig
+    folder: Path
+    shard: Shard = field(default_factory=Shard)
+    certify: bool = False
+
+    @cached_property
+    def found(self) -> list[File]:
+        """The files of a folder of other people."""
+        ids = {item.id for item in self.prompts.items} if self.prompts else set()
+        return pictures.files(self.source, ids) if isinstance(self.source, Path) else []
+
+    @cached_property
+    def whole(self) -> PromptSet:
+        if self.prompts is not None:
+            return self.prompts
+        items, n = pictures.items_of(self.found)
+        return PromptSet(Path(str(self.source)).name, items, n)
+
+    @property
+    def n(self) -> int:
+        return self.config.n or self.whole.n
+
+    @cached_property
+    def chosen(self) -> list[tuple[int, Item]]:
+        """(place in the whole set, prompt) of the prompts that are evaluated."""
+        places = spread([item.tag for item in self.whole.items], self.config.prompts)
+        return [(place, self.whole.items[place]) for place in places]
+
+    @cached_property
+    def items(self) -> tuple[Item, ...]:
+        return tuple(item for _, item in self.chosen)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Prompt id -> place among the evaluated ones."""
+        return {item.id: place for place, item in enumerate(self.items)}
+
+    @property
+    def seed(self) -> int | None:
+        return None if isinstance(self.source, Path) else self.config.seed
+
+    @cached_property
+    def setting(self) -> Setting:
+        asked = PromptSet(self.whole.name, self.items, self.n)
+        return Setting(
+            prompt_set=asked.name,
+            prompts=len(asked.items),
+            prompts_sha256=asked.sha256,
+            n=self.n,
+            seed=self.seed,
+        )
+
+    @cached_property
+    def subject(self) -> Subject:
+        return Subject(source=str(self.source)) if isinstance(self.source, Path) else self.source.subject
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where pictures come from, its name in tables and folders, and where its evaluations go."""
+
+    label: str
+    pictures: Painter | Path
+    home: Path
+
+    def folder(self, prompts: PromptSet | None, config: EvalConfig) -> Path:
+        """`step-000200-iid-nfe1-seed0`; what is usual is not said."""
+        parts = [self.label, *([prompts.name] if prompts else [])]
+        if not isinstance(self.pictures, Path):
+            parts += [f"nfe{self.pictures.nfe}", f"seed{config.seed}", *self.pictures.unusual]
+        parts += [f"{config.prompts}prompts"] * (config.prompts is not None)
+        parts += [f"n{config.n}"] * (config.n is not None)
+        return self.home / "-".join(parts)
+
+    @property
+    def name(self) -> str:
+        """For people, e.g. `shapes_student 1 NFE`."""
+        return self.label if isinstance(self.pictures, Path) else f"{self.label} {self.pictures.nfe} NFE"
+
+
+def group(
+    source: Source, protocols: Sequence[Protocol], config: EvalConfig, shard: Shard = Shard(), certify: bool = False
+) -> list[Job]:
+    """One job a prompt set. A protocol without prompts joins the first one, or takes a folder as it is."""
+    ready, _ = sort_out(protocols)
+    sets = {p.name: p.prompts for p in ready}
+    own = {prompts.sha256: prompts for prompts in sets.values() if prompts}
+    if not own and ready and not isinstance(source.pictures, Path):
+        told = f"{', '.join(sets)}: no prompts to draw."
+        raise UsageError(told, "Name a suite with prompts first, e.g. --suite shapes,kid, or give --images FOLDER.")
+    first = next(iter(own), None)
+    homes = {p.name: p.prompts.sha256 if sets.get(p.name) else first for p in ready}
+    jobs = []
+    for key in own or {None: None}:
+        members = [p for p in protocols if homes.get(p.name, first) == key]
+        prompts = own.get(key)
+        jobs.append(Job(source.pictures, members, prompts, config, source.folder(prompts, config), shard, certify))
+    return jobs
+
+
+def sort_out(protocols: Sequence[Protocol]) -> tuple[list[Protocol], dict[str, Result]]:
+    """The protocols that can run, and a skipped result for each that lacks a file."""
+    lacking = {p.name: [need for need in p.needs if need.find() is None] for p in protocols}
+    skipped = {name: _skipped(name, needs) for name, needs in lacking.items() if needs}
+    return [p for p in protocols if p.name not in skipped], skipped
+
+
+def _skipped(name: str, needs: Sequence[Need]) -> Result:
+    files = ", ".join(f"{need.name} ({need.size / 10**6:.0f} MB)" if need.size else need.name for need in needs)
+    remedy = "; ".join(dict.fromkeys(need.remedy for need in needs))
+    return Result(protocol=name, status="skipped", reason=f"needs {files}", remedy=remedy)
+
+
+def spread(tags: Sequence[str], limit: int | None) -> list[int]:
+    """Places of at most `limit` items: as many of each tag as of any other, evenly spaced within it, in order."""
+    places: dict[str, list[int]] = {}
+    for place, tag in enumerate(tags):
+        places.setdefault(tag, []).append(place)
+    total = min(len(tags), limit or len(tags))
+    # In rounds, one item a tag, so that a small task leaves its share to the others.
+    rounds = sorted((turn, tag) for tag, group in places.items() for turn in range(len(group)))[:total]
+    shares = {tag: sum(name == tag for _, name in rounds) for tag in places}
+    return sorted(
+        places[tag][turn * len(places[tag]) // share] for tag, share in shares.items() for turn in range(share)
+    )

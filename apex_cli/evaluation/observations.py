@@ -1,0 +1,126 @@
+"""What stages said, kept by content: the same picture, question and stage are never looked at twice.
+
+observations/detections-1f0c.../rows.jsonl             {"key", "said": JSON, "arrays": file or null}
+observations/features-9ab2.../part-77e0....safetensors  "KEY/NAME" -> array, one file a batch
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apex_cli.errors import StorageError
+from apex_cli.evaluation.base import Observation, Picture, Stage
+from apex_cli.evaluation.ledger import Ledger, Shard
+
+PARTS_OPEN = 4  # pictures are read in the order they were seen in, so few parts are wanted at a time
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class Store:
+    """The observations of one stage. `identity`: of the stage and of those it uses."""
+
+    def __init__(self, folder: Path, stage: Stage, identity: Mapping[str, Any], shard: Shard = Shard()):
+        self.stage = stage
+        self.folder = folder / "observations" / f"{stage.name}-{digest(dict(identity))[:12]}"
+        self.ledger = Ledger(self.folder, "rows", shard)
+        self.rows = {row["key"]: row for row in self.ledger}
+        self._part = lru_cache(PARTS_OPEN)(self._read)
+
+    def key(self, picture: Picture) -> str:
+        return digest([picture.sha256, self.stage.question(picture.item)])[:32]
+
+    def __contains__(self, picture: Picture) -> bool:
+        """Whether it was observed, be it with an error."""
+        return self.key(picture) in self.rows
+
+    def __getitem__(self, picture: Picture) -> Observation:
+        row = self.rows[self.key(picture)]
+        return row["said"] | (self._arrays(row) if row["arrays"] else {})
+
+    def failed(self, picture: Picture) -> str:
+        """The error of the last attempt; empty where it was observed."""
+        row = self.rows.get(self.key(picture))
+        return "" if row is None else row["said"].get("error", "")
+
+    def lacks(self, picture: Picture) -> bool:
+        """Whether it has to be looked at, perhaps again."""
+        return picture not in self or bool(self.failed(picture))
+
+    def add(self, pictures: Sequence[Picture], said: Sequence[Observation]) -> None:
+        """Keep what was said; arrays lie on disk before the lines that name them."""
+        keys = [self.key(picture) for picture in pictures]
+        arrays = {
+            f"{key}/{name}": value
+            for key, one in zip(keys, said, strict=True)
+            for name, value in one.items()
+            if isinstance(value, np.ndarray)
+        }
+        part = self._write(arrays) if arrays else None
+        rows = [{"key": key, "said": _plain(one), "arrays": part} for key, one in zip(keys, said, strict=True)]
+        self.ledger.append(*rows)
+        self.rows |= {row["key"]: row for row in rows}
+
+    def _write(self, arrays: Mapping[str, np.ndarray]) -> str:
+        from safetensors.numpy import save
+
+        content = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+        name = f"part-{hashlib.sha256(content).hexdigest()[:24]}.safetensors"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draft = self.folder / f".{name}.partial"
+        draft.write_bytes(content)
+        draft.replace(self.folder / name)
+        return name
+
+    def _read(self, name: str) -> dict[str, np.ndarray]:
+        from safetensors.numpy import load_file
+
+        try:
+            return load_file(self.folder / name)
+        except OSError as error:
+            told = f"'{self.folder / name}' is gone or damaged."
+            raise StorageError(told, f"Delete '{self.folder}'; the next run looks at the pictures again.") from error
+
+    def _arrays(self, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        prefix = f"{row['key']}/"
+        part = self._part(row["arrays"])
+        return {name.removeprefix(prefix): value for name, value in part.items() if name.startswith(prefix)}
+
+
+def _plain(said: Observation) -> dict[str, Any]:
+    return {name: value for name, value in said.items() if not isinstance(value, np.ndarray)}
+
+
+def open_stores(folder: Path, stages: Sequence[Stage], shard: Shard = Shard()) -> dict[str, Store]:
+    """Stage name -> store; a stage that uses others is another one when they change."""
+    stores: dict[str, Store] = {}
+    identities: dict[str, dict[str, Any]] = {}
+    for stage in stages:
+        own = dict(stage.identity)
+        identities[stage.name] = own | ({"uses": [identities[name] for name in stage.uses]} if stage.uses else {})
+        stores[stage.name] = Store(folder, stage, identities[stage.name], shard)
+    return stores
+
+
+def observe(stores: Mapping[str, Store], pictures: Sequence[Picture]) -> Iterator[tuple[str, int, int]]:
+    """Run every stage over the pictures it lacks; yields (stage, done, of all these pictures)."""
+    for name, store in stores.items():
+        missing = [picture for picture in pictures if store.lacks(picture)]
+        done = len(pictures) - len(missing)
+        if missing:
+            store.stage.open()
+        for start in range(0, len(missing), store.stage.batch):
+            batch = missing[start : start + store.stage.batch]
+            before = {used: [stores[used][picture] for picture in batch] for used in store.stage.uses}
+            store.add(batch, store.stage.observe(batch, before))
+            done += len(batch)
+            yield name, done, len(pictures)

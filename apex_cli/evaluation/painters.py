@@ -1,0 +1,154 @@
+"""Who draws the pictures of an evaluation: a model of ours here, a stock pipeline in `baselines`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from apex_cli.backbones.base import Backbone
+from apex_cli.evaluation import pictures
+from apex_cli.evaluation.base import Item
+from apex_cli.evaluation.ledger import Ledger, Shard
+from apex_cli.evaluation.records import Subject, write_whole
+from apex_cli.generation import Request, SampleConfig, generate
+
+
+class Painter(typing.Protocol):
+    @property
+    def subject(self) -> Subject: ...
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations of a picture as configured; what is reported is counted."""
+        ...
+
+    @property
+    def unusual(self) -> list[str]:
+        """What of its settings should stand in the name of a folder."""
+        ...
+
+    def draw(self, requests: Sequence[Request], batch: int) -> Iterator[tuple[np.ndarray, float]]:
+        """Pixels uint8 [H, W, 3] and counted evaluations of each; a picture depends on its request alone."""
+        ...
+
+
+class Model(typing.Protocol):
+    """A model with its contract, as the composition root loads it."""
+
+    @property
+    def backbone(self) -> Backbone: ...
+    @property
+    def sample(self) -> SampleConfig: ...
+    @property
+    def contract(self) -> Mapping[str, Any]: ...
+    @property
+    def source(self) -> Path: ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model of ours."""
+
+    model: Model
+
+    @property
+    def subject(self) -> Subject:
+        model = self.model
+        return Subject(
+            source=str(model.source),
+            weights=weights_hash(model.source),
+            contract=dict(model.contract),
+            sample=model.sample.model_dump(mode="json"),
+            sigmas=model.sample.grid(),
+        )
+
+    @property
+    def nfe(self) -> int:
+        return self.model.sample.nfe
+
+    @property
+    def unusual(self) -> list[str]:
+        sample = self.model.sample
+        sampler = [sample.sampler] * (sample.sampler != "renoise")
+        return sampler + [f"guidance{sample.guidance:g}"] * (sample.guidance != 1)
+
+    def draw(self, requests: Sequence[Request], batch: int) -> Iterator[tuple[np.ndarray, float]]:
+        for sample in generate(self.model.backbone, self.model.sample, requests, batch):
+            yield sample.pixels, sample.nfe
+
+
+def weights_hash(source: Path) -> str:
+    """SHA-256 of a checkpoint's manifest, which holds the hash of each of its files; without one, of the weights."""
+    manifest = source / "manifest.json"
+    files = [manifest] if manifest.is_file() else sorted(source.rglob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One picture to make and where it goes."""
+
+    item: Item
+    k: int
+    request: Request
+    path: Path
+
+
+def drawings(folder: Path, chosen: Sequence[tuple[int, Item]], n: int, seed: int) -> list[Drawing]:
+    """All pictures of prompts (place in the whole set, prompt): picture k has the noise of (seed, place * n + k)."""
+    return [
+        Drawing(item, k, Request(item.text, seed, spot * n + k), pictures.place(folder, item, k))
+        for spot, item in chosen
+        for k in range(n)
+    ]
+
+
+def paint(painter: Painter, missing: Sequence[Drawing], batch: int, folder: Path, shard: Shard) -> Iterator[int]:
+    """Draw what is missing; yields how many are done. A picture is on disk before its line in `drawn.jsonl` is."""
+    ledger = Ledger(folder, "drawn", shard)
+    done = 0
+    for start in range(0, len(missing), batch):
+        chunk = missing[start : start + batch]
+        began = time.perf_counter()
+        made = list(painter.draw([drawing.request for drawing in chunk], batch))
+        seconds = (time.perf_counter() - began) / len(chunk)
+        for drawing, (pixels, nfe) in zip(chunk, made, strict=True):
+            _save(drawing, pixels)
+            request = drawing.request
+            facts = {"index": request.index, "seed": request.seed, "nfe": nfe, "seconds": seconds}
+            ledger.append({"item": drawing.item.id, "k": drawing.k, **facts})
+            done += 1
+            yield done
+
+
+def _save(drawing: Drawing, pixels: np.ndarray) -> None:
+    drawing.path.parent.mkdir(parents=True, exist_ok=True)
+    draft = drawing.path.with_name(f".{drawing.path.name}.partial")
+    Image.fromarray(pixels).save(draft, format="PNG")
+    draft.replace(drawing.path)
+    home = drawing.path.parents[1]
+    if not (home / pictures.METADATA).is_file():
+        item = drawing.item
+        row = {"tag": item.tag, **item.meta, "prompt": item.prompt}
+        write_whole(home / pictures.METADATA, json.dumps(row) + "\n")
+
+
+def drawn(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """(prompt id, k) -> how it was drawn, of all that were."""
+    rows = {}
+    for row in Ledger(folder, "drawn"):
+        item, k = row.pop("item"), row.pop("k")
+        rows[item, k] = row
+    return rows
