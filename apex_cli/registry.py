@@ -41,6 +41,12 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "protocol": {
         "shapes": "apex_cli.evaluation.shapes:Shapes",
+        "geneval@hf": "apex_cli.evaluation.geneval.protocol:HfGenEval",
+        "geneval@official": "apex_cli.evaluation.geneval.protocol:OfficialGenEval",
+        "dpg@official": "apex_cli.evaluation.dpg.protocol:OfficialDpg",
+        "dpg@fixed": "apex_cli.evaluation.dpg.protocol:FixedDpg",
+        "wise@legacy": "apex_cli.evaluation.wise.protocol:LegacyWise",
+        "wise@verified": "apex_cli.evaluation.wise.protocol:VerifiedWise",
     },
     "scorer": {
         "shapes": "apex_cli.evaluation.scorers:ShapesScorer",
