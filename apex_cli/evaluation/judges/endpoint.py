@@ -17,7 +17,6 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from pydantic import Field
@@ -79,7 +78,7 @@ class Endpoint:
     def name(self) -> str:
         return self.config.model
 
-    @cached_property
+    @property
     def identity(self) -> Mapping[str, Any]:
         """Where it is served, how often and how fast it is asked does not change what it says."""
         settings = self.config.model_dump(mode="json", include={"temperature", "max_tokens", "extra"})

@@ -5,15 +5,13 @@ with a chat template (Qwen-VL, LLaVA, SmolVLM). Greedy decoding, one question at
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from apex_cli.data.store import file_hash
 from apex_cli.errors import SetupError
-from apex_cli.evaluation.judges.base import Answer, Query
+from apex_cli.evaluation.judges.base import Answer, Query, content
 
 
 class Local:
@@ -26,9 +24,9 @@ class Local:
     def name(self) -> str:
         return self.folder.name
 
-    @cached_property
+    @property
     def identity(self) -> Mapping[str, Any]:
-        weights = [file_hash(path) for path in sorted(self.folder.glob("*.safetensors"))]
+        weights = [content(path) for path in sorted(self.folder.glob("*.safetensors"))]
         return {"judge": self.name, "weights": weights, "max_tokens": self.max_tokens, "version": 1}
 
     def open(self) -> None:

@@ -7,23 +7,21 @@ question by content. The last line of a question counts.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apex_cli.data.store import file_hash
 from apex_cli.errors import DataError
-from apex_cli.evaluation.judges.base import Answer, Query
+from apex_cli.evaluation.judges.base import Answer, Query, content
 
 
 class Recorded:
     def __init__(self, path: Path, name: str):
         self.path, self.name = path, name
 
-    @cached_property
+    @property
     def identity(self) -> Mapping[str, Any]:
-        return {"judge": self.name, "answers": file_hash(self.path)}
+        return {"judge": self.name, "answers": content(self.path)}
 
     def open(self) -> None:
         self.rows = dict(self._read())
@@ -40,7 +38,7 @@ class Recorded:
     def _absent(self) -> Answer:
         return Answer(error=f"{self.path.name} has no answer to this question", attempts=0)
 
-    def _read(self):
+    def _read(self) -> Iterator[tuple[Any, Answer]]:
         for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
                 row = json.loads(line)

@@ -88,7 +88,7 @@ def _roles(messages: ast.List) -> dict[str, ast.expr]:
         fields = _fields(message)
         role, content = fields.get("role"), fields.get("content")
         if isinstance(role, ast.Constant) and content is not None and (text := _text(content)) is not None:
-            found[role.value] = text
+            found[str(role.value)] = text
     return found if "user" in found else {}
 
 
@@ -103,7 +103,7 @@ def _text(content: ast.expr) -> ast.expr | None:
 def _fields(node: ast.expr) -> dict[str, ast.expr]:
     if not isinstance(node, ast.Dict):
         return {}
-    return {k.value: v for k, v in zip(node.keys, node.values, strict=True) if isinstance(k, ast.Constant)}
+    return {str(k.value): v for k, v in zip(node.keys, node.values, strict=True) if isinstance(k, ast.Constant)}
 
 
 def _written(node: ast.expr, fields: Mapping[str, str]) -> str:

@@ -29,6 +29,7 @@ from apex_cli.evaluation.scores import score, task_scores
 from apex_cli.evaluation.wise.instructions import Instructions, OwnWording, ScriptWording
 from apex_cli.evaluation.wise.scoring import (
     CATEGORIES,
+    HIGHEST,
     LEGACY,
     VERIFIED,
     Edition,
@@ -61,7 +62,8 @@ class Wise:
     data: str
     suffix: str
     read: Callable[[str], Any]
-    digits = 3
+    highest: int
+    """The best mark."""
 
     def __init__(self, config: WiseConfig):
         self.config = config
@@ -130,7 +132,6 @@ class Wise:
         absent = [name for name in CATEGORIES if name not in tasks]
         return Result(
             protocol=self.name,
-            digits=self.digits,
             value=value,
             interval=bounds,
             tasks=tasks,
@@ -145,7 +146,7 @@ class Wise:
 
     def record(self, picture: Picture, marks: Mapping[str, int]) -> ImageRecord:
         item, value = picture.item, self.value(marks)
-        lost = [name.replace("_", " ") for name, mark in marks.items() if mark < max(1, len(marks) - 1)]
+        lost = [name.replace("_", " ") for name, mark in marks.items() if mark < self.highest]
         return ImageRecord(
             filename=str(picture.path),
             tag=item.tag,
@@ -170,6 +171,7 @@ class LegacyWise(Wise):
     base, edition, judge_name = "wise@legacy", LEGACY, "gpt-4o-2024-05-13"
     script, data, suffix = "gpt_eval.py", "data", ""
     read = staticmethod(read_legacy)
+    highest = HIGHEST
 
     def value(self, marks: Mapping[str, int]) -> float:
         return wiscore(marks)
@@ -179,6 +181,7 @@ class VerifiedWise(Wise):
     base, edition, judge_name = "wise@verified", VERIFIED, "Qwen3.5-35B-A3B"
     script, data, suffix = "vllm_eval.py", "data_verified", "_verified"
     read = staticmethod(read_verified)
+    highest = 1
 
     def value(self, marks: Mapping[str, int]) -> float:
         return float(marks["score"])
