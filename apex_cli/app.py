@@ -27,7 +27,7 @@ COMMANDS = {
     "train": "apex_cli.commands.train:train",
     "sample": "apex_cli.commands.sample:sample",
     "ckpt": "apex_cli.commands.ckpt:app",
-    "eval": "apex_cli.commands.eval:evaluate",
+    "eval": "apex_cli.commands.eval:app",
     "recipes": "apex_cli.commands.recipes:app",
     "cache": "apex_cli.commands.cache:app",
     "doctor": "apex_cli.commands.doctor:doctor",

@@ -260,22 +260,12 @@ def painter(recipe: SynthRecipe) -> Model:
 def order(recipe: SynthRecipe, model: Model, sample: SampleConfig, prompts: Sequence[str]) -> Any:
     """What `apex synth-data` makes: a `data.synth.Order`."""
     from apex_cli.data.synth import Order
+    from apex_cli.evaluation.painters import version_of
 
     choice = recipe.scorer
     scorer = choice and resolve("scorer", choice.name)(choice.config)
-    teacher = {"name": model.source.name, "weights": _version(model.source)}
+    teacher = {"name": model.source.name, "weights": version_of(model.source)}
     return Order(model.backbone, sample, recipe.synth, prompts, teacher, scorer, recipe.sections())
-
-
-def _version(source: Path) -> str:
-    """SHA-256 of the weights of a folder; the commit of a hub repository."""
-    from huggingface_hub import try_to_load_from_cache
-
-    from apex_cli.evaluation.painters import weights_hash
-
-    if source.is_dir():
-        return weights_hash(source)
-    return Path(str(try_to_load_from_cache(str(source), "model_index.json"))).parent.name
 
 
 def benchmarks(names: Sequence[str]) -> dict[str, Sequence[str]]:
@@ -299,3 +289,35 @@ def export(run: str | Path, folder: Path, wanted: Any) -> Any:
     from apex_cli.exporting.export import export
 
     return export(load_model(run), load_model, folder, wanted)
+
+
+def protocols(names: Sequence[str], changes: dict[str, dict[str, Any]]) -> list[Any]:
+    """The protocols called so, each with the `--set` values of its name."""
+    from pydantic import ValidationError
+
+    made = []
+    for name in dict.fromkeys(names):
+        kind = resolve("protocol", name)
+        try:
+            made.append(kind(kind.Config(**changes.get(name, {}))))
+        except ValidationError as error:
+            first = error.errors()[0]
+            told = f"--set {name}.{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}."
+            raise UsageError(told, f"Keys of {name}: {', '.join(kind.Config.model_fields) or 'none'}.") from error
+    if strange := changes.keys() - set(names):
+        raise UsageError(f"--set {sorted(strange)[0]}: not a suite of this evaluation.", f"Suites: {', '.join(names)}.")
+    return made
+
+
+def evaluation_source(ckpt: str | None, home: Path | None) -> Any:
+    """A model of ours as the `Source` of an evaluation, which goes into its run, never into the package."""
+    from apex_cli.backbones.folders import ASSETS
+    from apex_cli.evaluation.jobs import Source
+    from apex_cli.evaluation.painters import Checkpoint
+
+    model = ready(ckpt or SHIPPED_STUDENT)
+    place = model.source
+    in_run = place.name.startswith("step-")
+    label = f"{place.absolute().parent.name}-{place.name}" if in_run else place.name
+    own = place.parent / "evals" if in_run and ASSETS not in place.parents else Path("evals")
+    return Source(label, Checkpoint(model), home or own)

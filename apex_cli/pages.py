@@ -21,6 +21,7 @@ def render(template: Path, target: Path, **values: Any) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    jinja.filters["decimals"] = lambda value, digits: f"{value:.{digits}f}"
     draft = target.with_name(f".{target.name}")
     draft.write_text(jinja.get_template(template.name).render(**values), encoding="utf-8")
     return draft.replace(target)

@@ -59,19 +59,20 @@ def cast(pipeline: Any, dtype: str) -> Any:
     """The modules of a pipeline in `dtype`, but for the autoencoder."""
     for name, module in pipeline.components.items():
         if name != "vae" and hasattr(module, "parameters"):
-            module.to(_torch_dtype(dtype))
+            module.to(torch_dtype(dtype))
     return pipeline
 
 
-def _torch_dtype(name: str) -> Any:
+def torch_dtype(name: str) -> Any:
     """What weights are loaded in; compact.py packs some of them further."""
     import torch
 
     return torch.float32 if name == "fp32" else torch.bfloat16
 
 
-def load(path: str, pipeline_class: str, dtype: str = "fp32"):
-    """The pipeline object of a folder or hub id; under `torch.device("meta")` without its weights."""
+def load(path: str, pipeline_class: str, dtype: str = "fp32", vae_dtype: str = "fp32", **parts: Any):
+    """The pipeline object of a folder or hub id; under `torch.device("meta")` without its weights. `parts`: components
+    that take the place of its own."""
     import diffusers
     import torch
     from safetensors import SafetensorError
@@ -83,8 +84,9 @@ def load(path: str, pipeline_class: str, dtype: str = "fp32"):
     if torch.get_default_device().type == "meta":
         return cast(skeletons.build(folder, pipeline_class), dtype)
     try:
-        formats = {"vae": torch.float32, "default": _torch_dtype(dtype)}
-        return getattr(diffusers, pipeline_class).from_pretrained(folder, use_safetensors=True, dtype=formats)
+        formats = {"vae": torch_dtype(vae_dtype), "default": torch_dtype(dtype)}
+        kind = getattr(diffusers, pipeline_class)
+        return kind.from_pretrained(folder, use_safetensors=True, dtype=formats, **parts)
     except (OSError, SafetensorError) as error:
         reason = f"'{path}' could not be read: {str(error).splitlines()[0]}"
         if Path(folder).is_dir():

@@ -1,196 +1,186 @@
-"""`apex eval`: what a model scores, alone or against another one on the same prompts and seeds."""
+"""`apex eval`: what a model or a folder of images scores, alone or against another one on the same prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_cli.commands._eval_tables import plan, show_table
 from apex_cli.commands._options import checked, sampling
-from apex_cli.commands._ui import Json, emit, say, stderr, table
+from apex_cli.commands._ui import Json, emit, say
 
 if TYPE_CHECKING:
-    from apex_cli.build import Model
-    from apex_cli.evaluation.compare import Comparison
-    from apex_cli.evaluation.records import Report
-    from apex_cli.evaluation.settings import EvalConfig
+    from apex_cli.evaluation.jobs import Source
+    from apex_cli.evaluation.ledger import Shard
+
+app = typer.Typer(
+    help="Draw or read images, judge them under named protocols and report. The same command again continues.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+
+app.command("table")(show_table)
+app.command("plan")(plan)
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME.KEY=VALUE", help="A setting of a suite, or of --model as model.KEY."),
+]
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """A finished evaluation: `name` for people, e.g. `shapes_student 1 NFE`."""
-
-    name: str
-    folder: Path
-    report: Report
-
-
+@app.callback()
 def evaluate(
+    ctx: typer.Context,
     ckpt: Annotated[
         str | None, typer.Option(help="Run, checkpoint, or assets:NAME.  [default: the shipped one-step student]")
     ] = None,
-    suite: Annotated[str, typer.Option(help="What to evaluate on.")] = "shapes",
-    split: Annotated[str, typer.Option(help="iid, compose (held-out pairs), long, alias or train.")] = "iid",
+    model: Annotated[
+        str | None, typer.Option(help="Instead: a baseline such as flux-schnell, or any diffusers hub id or folder.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Instead: images that are there, ID.png or as GenEval's.")
+    ] = None,
+    suite: Annotated[str, typer.Option(help="Protocols, separated by commas, e.g. shapes,kid,ocr.")] = "shapes",
+    split: Annotated[
+        str | None, typer.Option(help="Of shapes: iid, compose (held-out pairs), long, alias or train.  [default: iid]")
+    ] = None,
     nfe: Annotated[
-        list[int] | None, typer.Option(help="Evaluations per image; may be repeated.  [default: the checkpoint's]")
+        list[int] | None, typer.Option(help="Evaluations per image; may be repeated.  [default: the model's]")
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="euler, heun or renoise.  [default: the checkpoint's]")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale, 1 for none.  [default: likewise]")] = None,
-    images: Annotated[int, typer.Option(help="Images per prompt.")] = 4,
+    n: Annotated[int | None, typer.Option("--n", help="Images per prompt.  [default: the suite's]")] = None,
     prompts: Annotated[int | None, typer.Option(help="Only so many prompts, spread over the tasks.")] = None,
     seed: Annotated[int, typer.Option(help="Image k of prompt i depends on (seed, i, k) alone.")] = 0,
     batch: Annotated[int, typer.Option(help="Images per forward; does not change the images.")] = 32,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Worker I of N, from 1/N to N/N, on one storage.  [default: torchrun's rank]"),
+    ] = None,
     compare: Annotated[
-        str | None, typer.Option(metavar="OTHER", help="Another model at its own settings, or an evaluation's folder.")
+        str | None,
+        typer.Option(metavar="OTHER", help="Another checkpoint as it is sampled, or an evaluation's folder."),
     ] = None,
     certify: Annotated[bool, typer.Option("--certify", help="Also score truth and shuffled prompts.")] = False,
     min_overall: Annotated[float | None, typer.Option(help="Exit with 9 if an overall score is below.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no network; what lacks a file is skipped.")] = False,
+    require: Annotated[str | None, typer.Option(help="Suites, by commas, whose being skipped is an error (4).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluations.  [default: RUN/evals or evals]")] = None,
+    overrides: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Generate, judge and report. The same command again continues where it was stopped."""
-    from apex_cli import build
-    from apex_cli.evaluation.settings import EvalConfig
-    from apex_cli.registry import resolve
+    """Draw or read images, judge them under named protocols and report. The same command again continues.
 
-    resolve("suite", suite)  # so that a mistyped name gets a suggestion
-    config = checked(EvalConfig, suite=suite, split=split, images=images, prompts=prompts, seed=seed, batch=batch)
-    model = build.ready(ckpt or build.SHIPPED_STUDENT)
-    samples = [sampling(model.sample, n, sampler, guidance) for n in nfe or [None]]
-    done = [_run(replace(model, sample=sample), config, out, certify) for sample in samples]
-    other = _other(compare, config, out, certify) if compare else None
-    comparisons = [_compare(one, other) for one in done] if other else []
-    missed = [e.name for e in done if min_overall is not None and e.report.overall.score < min_overall]
-    if as_json:
-        emit(_document([*done, other] if other else done, comparisons, missed))
-        if missed:
-            raise typer.Exit(9)
+    Exit codes of its own: 3 if every suite was skipped, 4 if one of --require was, 9 below --min-overall.
+    """
+    if ctx.invoked_subcommand is not None:
         return
-    _show([*done, other] if other else done, comparisons)
-    if missed:
-        from apex_cli.errors import RegressionFound
-
-        raise RegressionFound(
-            f"Overall is below {min_overall:g}: {', '.join(missed)}.", "Look at the failures in gallery.html."
-        )
-
-
-def _other(place: str, config: EvalConfig, out: Path | None, certify: bool) -> Evaluated:
-    """The second side of a comparison: read where it is an evaluation, made where it is a model."""
+    if offline:  # before any library reads them
+        os.environ |= dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"), "1")
     from apex_cli import build
-    from apex_cli.evaluation.records import REPORT, read_report
+    from apex_cli.commands import _evaluation as shown
+    from apex_cli.evaluation.settings import EvalConfig
 
-    folder = Path(place)
-    if (folder / REPORT).is_file():
-        return Evaluated(folder.name, folder, read_report(folder))
-    return _run(build.ready(place), config, out, certify)
-
-
-def _run(model: Model, config: EvalConfig, out: Path | None, certify: bool) -> Evaluated:
-    """One evaluation with its progress on stderr."""
-    from apex_cli.evaluation import gallery, run
-    from apex_cli.registry import resolve
-
-    label, home = _home(model.source)
-    folder = (out or home) / run.folder_name(label, model.sample, config)
-    name = f"{label} {model.sample.nfe} NFE"
-    say(f"{name}: {folder}")
-    suite = resolve("suite", config.suite)(config)
-    report = _follow(run.evaluate(model, suite, config, folder, certify), name)
-    gallery.write_gallery(folder)
-    return Evaluated(name, folder, report)
-
-
-def _home(source: Path) -> tuple[str, Path]:
-    """A short name of a checkpoint, and where its evaluations go: into its run, never into the package."""
-    from apex_cli.backbones.folders import ASSETS
-
-    in_run = source.name.startswith("step-")
-    label = f"{source.absolute().parent.name}-{source.name}" if in_run else source.name
-    return label, source.parent / "evals" if in_run and ASSETS not in source.parents else Path("evals")
+    config = checked(EvalConfig, suite=suite, n=n, prompts=prompts, seed=seed, batch=batch)
+    changes = settings([*(overrides or []), *([f"shapes.split={split}"] if split else [])])
+    of_model = changes.pop("model", {})
+    protocols = build.protocols(config.names, changes)
+    sources = _sources(ckpt, model, images, nfe, sampler, guidance, of_model, out)
+    worker = _worker(shard)
+    done = [e for source in sources for e in shown.run(source, protocols, config, worker, certify)]
+    if not done:
+        say("This worker is done; the others are not. The last one, or the same command without --shard, reports.")
+        return
+    others = shown.others(compare, protocols, config, out, certify) if compare else []
+    comparisons = shown.compared(done, others)
+    verdict = shown.verdict(done, min_overall, (require or "").split(",") if require else [])
+    if as_json:
+        emit(shown.document([*done, *others], comparisons, verdict))
+    else:
+        shown.show([*done, *others], comparisons)
+    verdict.leave(quiet=as_json)
 
 
-def _follow(events: Iterator[Any], name: str) -> Report:
-    """Draw the progress and return the report, which comes last."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _sources(
+    ckpt: str | None,
+    model: str | None,
+    images: Path | None,
+    nfe: list[int] | None,
+    sampler: str | None,
+    guidance: float | None,
+    of_model: dict[str, Any],
+    out: Path | None,
+) -> list[Source]:
+    """One source for each number of evaluations."""
+    from dataclasses import replace
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    live, event = stderr().is_terminal, None
-    with Progress(*columns, console=stderr(), transient=True, disable=not live) as bar:
-        task = bar.add_task(name, total=None)
-        for event in events:
-            if not hasattr(event, "phase"):
-                continue
-            bar.update(task, description=f"{name} · {event.phase}", completed=event.done, total=event.total)
-            if not live and event.phase == "judge" and event.done * 4 % event.total < 4:
-                say(f"{name}: {event.done}/{event.total} images")
-    return event  # type: ignore[return-value]
+    from apex_cli import build
+    from apex_cli.errors import UsageError
+    from apex_cli.evaluation.baselines import StockPipeline, find
+    from apex_cli.evaluation.jobs import Source
+    from apex_cli.evaluation.painters import Checkpoint
 
-
-def _compare(first: Evaluated, second: Evaluated) -> tuple[str, Comparison, Path]:
-    from apex_cli.evaluation import compare, gallery
-
-    comparison = compare.compare(first.folder, second.folder)
-    page = gallery.write_comparison(comparison, (first.name, second.name))
-    return f"{first.name} against {second.name}", comparison, page
-
-
-def _document(
-    evaluations: list[Evaluated], comparisons: list[tuple[str, Comparison, Path]], missed: list[str]
-) -> dict[str, Any]:
-    """The JSON document; `below` names the evaluations under --min-overall."""
-    from apex_cli.evaluation.gallery import GALLERY
-
-    return {
-        "evaluations": [
-            {
-                "name": e.name,
-                "folder": str(e.folder),
-                "gallery": str(e.folder / GALLERY),
-                **e.report.model_dump(mode="json"),
-            }
-            for e in evaluations
-        ],
-        "comparisons": [
-            {"name": name, "gallery": str(page), **comparison.model_dump(mode="json")}
-            for name, comparison, page in comparisons
-        ],
-        "below": missed,
-    }
-
-
-def _show(evaluations: list[Evaluated], comparisons: list[tuple[str, Comparison, Path]]) -> None:
-    """One table with a column for each evaluation, a line for each comparison, and the paths."""
-    from apex_cli.evaluation.gallery import GALLERY
-    from apex_cli.evaluation.records import REPORT
-
-    columns = [_column(e.report) for e in evaluations]
-    rows = list(dict.fromkeys(name for column in columns for name in column))
-    table(["", *(e.name for e in evaluations)], [[row, *(column.get(row, "-") for column in columns)] for row in rows])
-    for name, comparison, page in comparisons:
-        o = comparison.overall
-        typer.echo(
-            f"{name}: {o.difference:+.3f} [{o.interval[0]:+.3f}, {o.interval[1]:+.3f}], p = {o.p:.4f}; {o.wins} won, "
-            f"{o.losses} lost, {o.ties} tied; differences from {comparison.detectable:.3f} can be seen\n{page}"
+    if sum(given is not None for given in (ckpt, model, images)) > 1:
+        raise UsageError("Images come from one place.", "Give one of --ckpt, --model and --images.")
+    if of_model and model is None:
+        raise UsageError("--set model.KEY changes a --model, and there is none.", "Give --model too.")
+    if (images or model) and (sampler or guidance is not None):
+        raise UsageError(
+            "--sampler and --guidance are for checkpoints.", "Use --set model.call.KEY=VALUE for a --model."
         )
-    for e in evaluations:
-        typer.echo(f"{e.folder / REPORT}\n{e.folder / GALLERY}")
+    if images is not None:
+        if nfe:
+            raise UsageError("--nfe does not change images that are there.", "Leave it out.")
+        return [Source(images.resolve().name, images, out or Path("evals"))]
+    if model is not None:
+        recipe = find(model, of_model)
+        drawn = [recipe if count is None else recipe.with_nfe(count) for count in nfe or [None]]
+        return [Source(one.name, StockPipeline(one), out or Path("evals")) for one in drawn]
+    source = build.evaluation_source(ckpt, out)
+    loaded = source.pictures.model
+    samples = [sampling(loaded.sample, count, sampler, guidance) for count in nfe or [None]]
+    return [replace(source, pictures=Checkpoint(replace(loaded, sample=sample))) for sample in samples]
 
 
-def _column(report: Report) -> dict[str, str]:
-    """What the table shows of a report: row -> cell."""
-    scores = {**report.tasks, "overall": report.overall}
-    cells = {name: f"{s.score:.3f} [{s.interval[0]:.3f}, {s.interval[1]:.3f}]" for name, s in scores.items()}
-    cells["overall, GenEval rule"] = f"{report.overall.geneval:.3f}"
-    if report.certificate:
-        cells["truth / shuffled"] = f"{report.certificate.ceiling:.3f} / {report.certificate.floor:.3f}"
-    measured = {"kernel distance": (report.kernel_distance, ".1f"), "seed diversity": (report.diversity, ".3f")}
-    cells |= {name: "-" if value is None else format(value, spec) for name, (value, spec) in measured.items()}
-    return cells | {
-        "seconds per image": f"{report.seconds_per_image:.4f}",
-        "NFE, counted": f"{report.nfe_counted:g}",
-        "images": f"{report.found}/{report.expected}",
-    }
+def settings(given: list[str]) -> dict[str, dict[str, Any]]:
+    """`NAME.KEY=VALUE` -> {NAME: {KEY: VALUE}}; a further dot in KEY goes deeper, values are TOML or else text."""
+    import tomllib
+
+    from apex_cli.errors import UsageError
+
+    found: dict[str, dict[str, Any]] = {}
+    for text in given:
+        path, equals, value = text.partition("=")
+        name, _, keys = _split_name(path)
+        if not (equals and name and keys):
+            raise UsageError(f"--set {text}: not a setting.", "Write NAME.KEY=VALUE, e.g. shapes.split=compose.")
+        try:
+            read = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            read = value
+        *above, last = keys.split(".")
+        inner = found.setdefault(name, {})
+        for key in above:
+            inner = inner.setdefault(key, {})
+        inner[last] = read
+    return found
+
+
+def _split_name(path: str) -> tuple[str, str, str]:
+    """The name of a protocol may hold a dot after its `@`, so the longest known one counts."""
+    from apex_cli.registry import names
+
+    known = [name for name in [*names("protocol"), "model"] if path.startswith(f"{name}.")]
+    name = max(known, key=len, default=path.partition(".")[0])
+    return name, ".", path.removeprefix(name).removeprefix(".")
+
+
+def _worker(shard: str | None) -> Shard:
+    from apex_cli.evaluation.ledger import Shard, parse_shard
+
+    if shard is not None:
+        return parse_shard(shard)
+    return Shard(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))

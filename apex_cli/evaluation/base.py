@@ -81,7 +81,7 @@ class Picture:
         from PIL import Image
 
         with Image.open(self.path) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))
 
 
 class Need(typing.Protocol):

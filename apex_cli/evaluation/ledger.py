@@ -18,9 +18,6 @@ class Shard:
     index: int = 0
     count: int = 1
 
-    def of(self, items: list) -> list:
-        return items[self.index :: self.count]
-
     @property
     def suffix(self) -> str:
         """Of file names; empty for a worker on its own."""

@@ -96,6 +96,15 @@ def weights_hash(source: Path) -> str:
     return digest.hexdigest()
 
 
+def version_of(model: Path) -> str:
+    """SHA-256 of the weights of a folder; the commit of a hub repository."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if model.is_dir():
+        return weights_hash(model)
+    return Path(str(try_to_load_from_cache(str(model), "model_index.json"))).parent.name
+
+
 @dataclass(frozen=True)
 class Drawing:
     """One picture to make and where it goes."""

@@ -1,7 +1,7 @@
 """Pictures in a folder, ours or anyone's: found, matched to prompts, opened once, and every odd one named.
 
 Layouts: GenEval's `NNNNN/samples/0000k.png` beside `NNNNN/metadata.jsonl`, which is also how ours are written, and flat
-`ID.png`, `ID-k.png` or `ID_k.jpg`, with `metadata.jsonl` of rows {"file_name", "prompt", "tag"?} where prompts are known.
+`ID.png`, `ID-k.png` or `ID_k.jpg`, with `metadata.jsonl` of rows {"file_name", "prompt", "tag"?} if prompts are known.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from apex_cli.evaluation.jobs import Job, sort_out
 from apex_cli.evaluation.observations import Store, observe, open_stores
 from apex_cli.evaluation.painters import Drawing
 from apex_cli.evaluation.pictures import Collection, File, Inspector
-from apex_cli.evaluation.records import ImageRecord, Report, Result, Setting, Subject, write_records, write_whole
+from apex_cli.evaluation.records import Flaw, ImageRecord, Report, Result, Setting, Subject, write_records, write_whole
 from apex_cli.records import Progress
 
 IDENTITY = "evaluation.json"
@@ -48,29 +48,26 @@ class Identity(Section):
 
 
 def evaluate(job: Job) -> Iterator[Progress | Report]:
-    """Yield progress and, once all shards are done, last the `Report`, which is in the folder by then."""
+    """Yield progress and last the `Report`, which is in the folder by then; none while other shards are at work."""
     ready, skipped = sort_out(job.protocols)
     if not ready:
         yield _report(job, Collection([], [], job.items if job.prompts else (), 0), {}, skipped)
         return
     _open(job)
     yield from _draw(job)
-    slots, flaws = _slots(job)
-    inspector = Inspector(job.folder, job.shard)
-    yield from _inspect(job, slots, inspector)
-    known = {slot: file for slot, file in slots.items() if inspector.find(file.path)}
-    there = pictures.collect(known, job.items, job.n, inspector, _made(job))
-    stores = {protocol.name: open_stores(job.folder, protocol.stages, job.shard) for protocol in ready}
+    yield from _inspect(job)
+    own = [picture for picture in _collect(job).pictures if _is_mine(job, picture.item.id, picture.k)]
     for protocol in ready:
-        own = [picture for picture in there.pictures if _is_mine(job, picture)]
-        for stage, done, total in observe(stores[protocol.name], own):
+        stores = open_stores(job.folder, protocol.stages, job.shard)
+        for stage, done, total in observe(stores, own):
             yield Progress(f"{protocol.name}: {stage}", done, total)
-    if len(known) < len(slots) or not _finished(job, stores, there.pictures):
+    there = _collect(job)  # and what other shards have done meanwhile
+    stores = {protocol.name: open_stores(job.folder, protocol.stages) for protocol in ready}
+    if _is_unfinished(job, there, stores):
         return
     yield Progress("summarise", 1, 1)
-    whole = Collection(there.pictures, [*flaws, *there.flaws], there.items, there.n)
-    results = {p.name: summarise(job, p, whole, stores[p.name]) for p in ready}
-    report = _report(job, whole, results, skipped)
+    results = {p.name: summarise(job, p, there, stores[p.name]) for p in ready}
+    report = _report(job, there, results, skipped)
     report.save(job.folder)
     yield report
 
@@ -110,45 +107,54 @@ def _draw(job: Job) -> Iterator[Progress]:
     if isinstance(job.source, Path):
         return
     have = painters.drawn(job.folder)
-    own = job.shard.of(_drawings(job))
+    own = [drawing for drawing in _drawings(job) if _is_mine(job, drawing.item.id, drawing.k)]
     missing = [d for d in own if (d.item.id, d.k) not in have or not d.path.is_file()]
     for done in painters.paint(job.source, missing, job.config.batch, job.folder, job.shard):
         yield Progress("draw", len(own) - len(missing) + done, len(own))
 
 
-def _slots(job: Job) -> tuple[dict[tuple[str, int], File], list]:
+def _slots(job: Job) -> tuple[dict[tuple[str, int], File], list[Flaw]]:
     """(prompt id, k) -> file of every picture that is there, and what lies there beside them."""
     if isinstance(job.source, Path):
         slots, flaws = pictures.match(job.found, job.whole.items, job.n)
-        ids = {item.id for item in job.items}
-        return {slot: file for slot, file in slots.items() if slot[0] in ids}, flaws
+        return {slot: file for slot, file in slots.items() if slot[0] in job.places}, flaws
     wanted = _drawings(job)
     return {(d.item.id, d.k): File(d.path, d.item.id, d.k, {}) for d in wanted if d.path.is_file()}, []
 
 
-def _inspect(job: Job, slots: Mapping[tuple[str, int], File], inspector: Inspector) -> Iterator[Progress]:
-    own = job.shard.of([file for file in slots.values() if inspector.find(file.path) is None])
+def _inspect(job: Job) -> Iterator[Progress]:
+    inspector = Inspector(job.folder, job.shard)
+    slots, _ = _slots(job)
+    own = [file for slot, file in slots.items() if _is_mine(job, *slot) and inspector.find(file.path) is None]
     for done, file in enumerate(own, start=1):
         inspector.look(file.path)
         yield Progress("inspect", done, len(own))
 
 
-def _made(job: Job) -> dict[str, dict]:
-    """Path -> how it was drawn."""
+def _collect(job: Job) -> Collection:
+    """Every picture that has been inspected, by whomever."""
+    inspector = Inspector(job.folder)
+    slots, flaws = _slots(job)
+    known = {slot: file for slot, file in slots.items() if inspector.find(file.path) is not None}
     rows = painters.drawn(job.folder)
-    return {str(d.path): rows.get((d.item.id, d.k), {}) for d in ([] if not rows else _drawings(job))}
+    made = {str(file.path): rows.get(slot, {}) for slot, file in known.items()}
+    found = pictures.collect(known, job.items, job.n, inspector, made)
+    return Collection(found.pictures, [*flaws, *found.flaws], found.items, found.n)
 
 
-def _is_mine(job: Job, picture: Picture) -> bool:
-    return (job.places[picture.item.id] * job.n + picture.k) % job.shard.count == job.shard.index
+def _is_mine(job: Job, item: str, k: int) -> bool:
+    return (job.places[item] * job.n + k) % job.shard.count == job.shard.index
 
 
-def _finished(job: Job, stores: Mapping[str, Mapping[str, Store]], there: Sequence[Picture]) -> bool:
-    """Whether every picture of every shard has been drawn and observed."""
+def _is_unfinished(job: Job, there: Collection, stores: Mapping[str, Mapping[str, Store]]) -> bool:
+    """Whether other shards have pictures to draw, inspect or observe."""
     if job.shard.count == 1:
-        return True
-    drawn = isinstance(job.source, Path) or all(d.path.is_file() for d in _drawings(job))
-    return drawn and all(p in store for own in stores.values() for store in own.values() for p in there)
+        return False
+    slots, _ = _slots(job)
+    bad = sum(flaw.kind == "unreadable" for flaw in there.flaws)
+    drawn = isinstance(job.source, Path) or len(slots) == there.expected
+    seen = all(picture in store for own in stores.values() for store in own.values() for picture in there.pictures)
+    return not (drawn and len(slots) == len(there.pictures) + bad and seen)
 
 
 def summarise(job: Job, protocol: Protocol, there: Collection, stores: Mapping[str, Store]) -> Result:
@@ -170,6 +176,7 @@ def summarise(job: Job, protocol: Protocol, there: Collection, stores: Mapping[s
             "notes": notes,
             "identity": {name: dict(store.stage.identity) for name, store in stores.items()},
             "certificate": protocol.certify(job.items) if job.certify else None,
+            "records": [],
         }
     )
 

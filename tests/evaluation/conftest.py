@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from apex_cli.config import Section
+from apex_cli.evaluation.jobs import Job
+from apex_cli.evaluation.ledger import Shard
+from apex_cli.evaluation.painters import Checkpoint
 from apex_cli.evaluation.settings import EvalConfig
-from apex_cli.evaluation.shapes import ShapesSuite
+from apex_cli.evaluation.shapes import Shapes, ShapesConfig
 from apex_cli.flow.condition import Cond
 from apex_cli.generation import SampleConfig
 from apex_cli.worlds.shapes.grammar import prompts, scene_for
@@ -77,9 +80,20 @@ def oracle(tmp_path_factory) -> Callable[..., OracleModel]:
 @pytest.fixture(scope="session")
 def config() -> EvalConfig:
     """Two images of two prompts a task."""
-    return EvalConfig(prompts=12, images=2, batch=5)
+    return EvalConfig(prompts=12, n=2, batch=5)
 
 
 @pytest.fixture(scope="session")
-def suite(config) -> ShapesSuite:
-    return ShapesSuite(config)
+def shapes() -> Shapes:
+    return Shapes(ShapesConfig())
+
+
+@pytest.fixture(scope="session")
+def job(shapes) -> Callable[..., Job]:
+    """`job(source, config, folder)`: an evaluation of a model or folder under `shapes`, or under `protocols`."""
+
+    def make(source, config, folder: Path, shard: Shard = Shard(), protocols=None, certify: bool = False) -> Job:
+        pictures = source if isinstance(source, Path) else Checkpoint(source)
+        return Job(pictures, protocols or [shapes], shapes.prompts, config, folder, shard, certify)
+
+    return make

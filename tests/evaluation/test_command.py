@@ -13,7 +13,7 @@ from apex_cli.commands import _ui
 from apex_cli.generation import SampleConfig
 from apex_cli.worlds.shapes.pipeline import TinySanaConfig
 
-FEW = ["--prompts", "6", "--images", "2"]
+FEW = ["--prompts", "6", "--n", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_table_and_paths(capsys):
     for row in ("single_object", "overall", "kernel distance", "seed diversity", "seconds per image", "NFE, counted"):
         assert row in out
     *_, report, page = out.splitlines()
-    assert report == "runs/shapes_student/evals/shapes_student-step-000010-iid-nfe1-seed0-6prompts/report.json"
+    assert report == "runs/shapes_student/evals/shapes_student-step-000010-iid-nfe1-seed0-6prompts-n2/report.json"
     assert Path(page).is_file()
     assert "shapes_student" in err
 
@@ -51,7 +51,7 @@ def test_table_and_paths(capsys):
 def test_a_fresh_model_scores_nothing(capsys):
     assert app.main(["eval", "--ckpt", "fresh", *FEW, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["evaluations"][0]["overall"]["score"] <= 0.2
+    assert document["evaluations"][0]["results"]["shapes"]["overall"]["score"] <= 0.2
     assert document["evaluations"][0]["nfe_counted"] == 1
 
 
@@ -60,7 +60,7 @@ def test_several_nfe_and_another_model(capsys):
     assert app.main(argv) == 0
     document = json.loads(capsys.readouterr().out)
     assert [e["nfe_counted"] for e in document["evaluations"]] == [1, 2, 1]
-    assert document["evaluations"][0]["overall"]["score"] == 1
+    assert document["evaluations"][0]["results"]["shapes"]["overall"]["score"] == 1
     assert len(document["comparisons"]) == 2
     assert document["comparisons"][0]["overall"]["difference"] > 0.5
     assert all(Path(item["gallery"]).is_file() for item in document["evaluations"] + document["comparisons"])
@@ -78,20 +78,21 @@ def test_compare_with_a_folder(capsys):
 def test_gate(capsys):
     assert app.main(["eval", *FEW, "--min-overall", "0.9"]) == 0
     assert app.main(["eval", "--ckpt", "wrong", *FEW, "--min-overall", "0.9"]) == 9
-    assert "below 0.9" in capsys.readouterr().err
+    assert "is below 0.9" in capsys.readouterr().err
     assert app.main(["eval", "--ckpt", "wrong", *FEW, "--min-overall", "0.9", "--json"]) == 9
-    assert json.loads(capsys.readouterr().out)["below"] == ["wrong-step-000010 1 NFE"]
+    (told,) = json.loads(capsys.readouterr().out)["below"]
+    assert told.startswith("wrong-step-000010 1 NFE, shapes 0.")
 
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (["--split", "idd"], "--split"),
+        (["--split", "idd"], "--set shapes.split"),
         (["--nfe", "0"], "--nfe"),
         (["--nfe", "1", "--guidance", "4"], "set nfe = 2"),
         (["--sampler", "ddim"], "--sampler"),
         (["--suite", "shape"], "shapes"),
-        (["--images", "0"], "--images"),
+        (["--n", "0"], "--n"),
     ],
     ids=str,
 )

@@ -1,0 +1,196 @@
+"""Runs evaluations with their progress on stderr, and shows what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from apex_cli.commands._ui import say, stderr, table
+
+if TYPE_CHECKING:
+    from apex_cli.evaluation.compare import Comparison
+    from apex_cli.evaluation.jobs import Source
+    from apex_cli.evaluation.ledger import Shard
+    from apex_cli.evaluation.records import Report
+    from apex_cli.evaluation.settings import EvalConfig
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A finished evaluation: `name` for people, e.g. `shapes_student 1 NFE`."""
+
+    name: str
+    folder: Path
+    report: Report
+
+
+@dataclass(frozen=True)
+class Compared:
+    name: str
+    comparison: Comparison
+    page: Path
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the exit code says. `below`: evaluations under --min-overall; `refused`: required suites that were skipped;
+    `nothing`: every suite was."""
+
+    below: list[str]
+    refused: list[str]
+    nothing: bool
+
+    def leave(self, quiet: bool) -> None:
+        """Raise the error of the verdict; `quiet`: only its exit code, as the JSON document has told it."""
+        from apex_cli.errors import DataError, RegressionFound, SetupError
+
+        error = None
+        if self.refused:
+            told = f"Skipped although required: {', '.join(self.refused)}."
+            error = SetupError(told, "The reason stands beside each; `apex eval prepare` gets files.")
+        elif self.nothing:
+            error = DataError("Every suite was skipped.", "The reason stands beside each.")
+        elif self.below:
+            error = RegressionFound(f"Overall is too low: {'; '.join(self.below)}.", "Look at gallery.html.")
+        if error and quiet:
+            raise typer.Exit(error.exit_code)
+        if error:
+            raise error
+
+
+def run(
+    source: Source, protocols: Sequence[Any], config: EvalConfig, shard: Shard, certify: bool
+) -> Iterator[Evaluated]:
+    """One evaluation a prompt set; none where other workers are not done yet."""
+    from apex_cli.evaluation import gallery, tables
+    from apex_cli.evaluation.jobs import group
+    from apex_cli.evaluation.run import evaluate
+
+    for job in group(source, protocols, config, shard, certify):
+        say(f"{source.name}: {job.folder}")
+        report = _follow(evaluate(job), source.name)
+        if report is None:
+            continue
+        if job.folder.is_dir():
+            tables.write(job.folder, source.name, report)
+            gallery.write_gallery(job.folder)
+        yield Evaluated(source.name, job.folder, report)
+
+
+def _follow(events: Iterator[Any], name: str) -> Report | None:
+    """Draw the progress and return the report, which comes last."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    live, told, event = stderr().is_terminal, None, None
+    with Progress(*columns, console=stderr(), transient=True, disable=not live) as bar:
+        task = phase = None
+        for event in events:
+            if not hasattr(event, "phase"):
+                return event
+            if event.phase != phase:
+                if task is not None:
+                    bar.remove_task(task)
+                task, phase = bar.add_task(f"{name} · {event.phase}", total=event.total), event.phase
+            bar.update(task, completed=event.done, total=event.total)
+            quarter = (event.phase, event.done * 4 // max(event.total, 1))
+            if not live and quarter != told and event.total > 1:
+                say(f"{name} · {event.phase}: {event.done}/{event.total}")
+                told = quarter
+    return None
+
+
+def others(
+    place: str, protocols: Sequence[Any], config: EvalConfig, out: Path | None, certify: bool
+) -> list[Evaluated]:
+    """The second side of a comparison: read where it is an evaluation, made where it is a model."""
+    from apex_cli import build
+    from apex_cli.evaluation.ledger import Shard
+    from apex_cli.evaluation.records import REPORT, read_report
+
+    folder = Path(place)
+    if (folder / REPORT).is_file():
+        return [Evaluated(folder.name, folder, read_report(folder))]
+    return list(run(build.evaluation_source(place, out), protocols, config, Shard(), certify))
+
+
+def compared(done: Sequence[Evaluated], others: Sequence[Evaluated]) -> list[Compared]:
+    """Every evaluation against every other of the same prompts."""
+    from apex_cli.evaluation import compare, gallery
+
+    pairs = [(a, b) for a in done for b in others if len(others) == 1 or a.report.setting == b.report.setting]
+    made = []
+    for a, b in pairs:
+        comparisons = compare.compare(a.folder, b.folder)
+        page = gallery.write_comparison(a.folder, b.folder, (a.name, b.name))
+        made += [Compared(f"{a.name} against {b.name}", comparison, page) for comparison in comparisons]
+    return made
+
+
+def verdict(done: Sequence[Evaluated], least: float | None, required: Sequence[str]) -> Verdict:
+    results = [(e, result) for e in done for result in e.report.results.values()]
+    low = [
+        f"{e.name}, {r.protocol} {r.overall.score:.3f} is below {least:g}"
+        for e, r in results
+        if least is not None and r.overall and r.overall.score < least
+    ]
+    skipped = [r.protocol for _, r in results if r.status == "skipped"]
+    return Verdict(low, [name for name in required if name in skipped], len(skipped) == len(results))
+
+
+def document(evaluations: Sequence[Evaluated], comparisons: Sequence[Compared], verdict: Verdict) -> dict[str, Any]:
+    """The JSON document."""
+    from apex_cli.evaluation.gallery import GALLERY
+
+    return {
+        "evaluations": [
+            {
+                "name": e.name,
+                "folder": str(e.folder),
+                "gallery": str(e.folder / GALLERY),
+                **e.report.model_dump(mode="json"),
+            }
+            for e in evaluations
+        ],
+        "comparisons": [
+            {"name": c.name, "gallery": str(c.page), **c.comparison.model_dump(mode="json")} for c in comparisons
+        ],
+        "below": verdict.below,
+        "required_but_skipped": verdict.refused,
+    }
+
+
+def show(evaluations: Sequence[Evaluated], comparisons: Sequence[Compared]) -> None:
+    """A table a prompt set with a column for each evaluation, a line for each comparison, and the paths."""
+    from apex_cli.evaluation.gallery import GALLERY
+    from apex_cli.evaluation.records import REPORT
+
+    for sha in dict.fromkeys(e.report.setting.prompts_sha256 for e in evaluations):
+        _table([e for e in evaluations if e.report.setting.prompts_sha256 == sha])
+    for c in comparisons:
+        o = c.comparison.overall
+        typer.echo(
+            f"{c.name}, {c.comparison.protocol}: {o.difference:+.3f} [{o.interval[0]:+.3f}, {o.interval[1]:+.3f}], "
+            f"p = {o.p:.4f}; {o.wins} won, {o.losses} lost, {o.ties} tied; differences from {o.detectable:.3f} can be "
+            f"seen\n{c.page}"
+        )
+    for e in evaluations:
+        for flaw in e.report.flaws[:5]:
+            say(f"{flaw.kind}: {flaw.name} {flaw.detail}")
+        if len(e.report.flaws) > 5:
+            say(f"... and {len(e.report.flaws) - 5} more in {e.folder / REPORT}")
+        if e.folder.is_dir():
+            typer.echo(f"{e.folder / REPORT}\n{e.folder / GALLERY}")
+
+
+def _table(evaluations: Sequence[Evaluated]) -> None:
+    from apex_cli.evaluation.tables import column
+
+    columns = [column(e.report) for e in evaluations]
+    rows = list(dict.fromkeys(name for column in columns for name in column))
+    head = [f"{e.report.setting.prompt_set}, {e.report.setting.prompts} prompts" for e in evaluations[:1]]
+    table([*head, *(e.name for e in evaluations)], [[row[-1], *(c.get(row, "-") for c in columns)] for row in rows])

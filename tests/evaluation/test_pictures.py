@@ -1,0 +1,158 @@
+"""Folders of anyone: both layouts, and every odd file named and counted instead of averaged away."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from apex_cli.errors import DataError
+from apex_cli.evaluation import pictures
+from apex_cli.evaluation.base import Item
+from apex_cli.evaluation.pictures import Inspector, collect, files, items_of, match
+from apex_cli.evaluation.records import Report, read_records
+from apex_cli.evaluation.run import evaluate
+from apex_cli.evaluation.settings import EvalConfig
+
+ITEMS = tuple(Item(f"{i:05d}", "task", f"prompt {i}") for i in range(3))
+IDS = {item.id for item in ITEMS}
+
+
+def draw(path: Path, size: int = 8, mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (size, size)).save(path)
+
+
+def collection(folder: Path, n: int = 1, cache: Path | None = None) -> pictures.Collection:
+    slots, flaws = match(files(folder, IDS), ITEMS, n)
+    found = collect(slots, ITEMS, n, Inspector(cache or folder / "cache"), {})
+    return pictures.Collection(found.pictures, [*flaws, *found.flaws], found.items, found.n)
+
+
+def test_geneval_layout(tmp_path):
+    for item in ITEMS:
+        for k in range(2):
+            draw(tmp_path / item.id / "samples" / f"{k:05d}.png")
+    found = collection(tmp_path, 2)
+    assert [(p.item.id, p.k) for p in found.pictures] == [(item.id, k) for item in ITEMS for k in range(2)]
+    assert found.flaws == []
+
+
+def test_the_metadata_decides_where_a_folder_has_another_order(tmp_path):
+    for number, item in enumerate(reversed(ITEMS)):
+        draw(tmp_path / f"{number:05d}" / "samples" / "0000.png", size=8 + number)
+        (tmp_path / f"{number:05d}" / "metadata.jsonl").write_text(json.dumps({"prompt": item.prompt, "tag": "task"}))
+    found = {p.item.prompt: p.path.parents[1].name for p in collection(tmp_path).pictures}
+    assert found == {"prompt 2": "00000", "prompt 1": "00001", "prompt 0": "00002"}
+
+
+@pytest.mark.parametrize("name", ["{}.png", "{}.jpg", "{}-0.png", "{}_0.webp", "sub/{}.jpeg"])
+def test_flat_layouts(name, tmp_path):
+    for item in ITEMS:
+        draw(tmp_path / name.format(item.id))
+    assert [p.item for p in collection(tmp_path).pictures] == list(ITEMS)
+
+
+def test_every_flaw_is_named(tmp_path):
+    draw(tmp_path / "00000" / "samples" / "0000.png")
+    draw(tmp_path / "00000" / "samples" / "0001.png", mode="L")
+    draw(tmp_path / "00000" / "samples" / "0002.png", size=9)
+    draw(tmp_path / "00000" / "samples" / "0003.png")
+    draw(tmp_path / "00001" / "samples" / "0000.png")
+    whole = (tmp_path / "00001" / "samples" / "0000.png").read_bytes()
+    (tmp_path / "00001" / "samples" / "0001.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "00001" / "samples" / "0002.png").write_bytes(b"")
+    draw(tmp_path / "77777" / "samples" / "0000.png")
+    draw(tmp_path / "copy of 00001.png")
+    found = collection(tmp_path, 3)
+    kinds = Counter(flaw.kind for flaw in found.flaws)
+    assert kinds == {"greyscale": 1, "odd size": 1, "unexpected": 3, "unreadable": 2, "missing": 3}
+    named = {Path(flaw.name).name: flaw.detail for flaw in found.flaws}
+    assert "of which 3" in named["0003.png"]
+    assert "9 x 9, most are 8 x 8" in named["0002.png"] or "empty file" in named["0002.png"]
+    assert len(found.pictures) + kinds["unreadable"] + kinds["missing"] == found.expected == 9
+
+
+def test_a_folder_without_prompts_names_its_own(tmp_path):
+    for name in ("a", "b-1", "b-0"):
+        draw(tmp_path / f"{name}.png")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "prompt": "an a", "tag": "letters"}))
+    items, n = items_of(files(tmp_path, set()))
+    assert [(item.id, item.prompt, item.tag) for item in items] == [("a", "an a", "letters"), ("b", "", "all")]
+    assert n == 2
+
+
+@pytest.mark.parametrize("folder", ["nothing", "."])
+def test_no_images_is_told(folder, tmp_path):
+    with pytest.raises(DataError, match="images"):
+        files(tmp_path / folder, IDS)
+
+
+def test_files_are_opened_once_and_again_when_they_change(tmp_path, monkeypatch):
+    for item in ITEMS:
+        draw(tmp_path / "images" / f"{item.id}.png")
+    first = collection(tmp_path / "images", cache=tmp_path)
+    monkeypatch.setattr(pictures, "inspect", lambda path: pytest.fail(f"opened {path} again"))
+    assert [p.sha256 for p in collection(tmp_path / "images", cache=tmp_path).pictures] == [
+        p.sha256 for p in first.pictures
+    ]
+    monkeypatch.undo()
+    draw(tmp_path / "images" / "00001.png", size=16)
+    assert len({p.sha256 for p in collection(tmp_path / "images", cache=tmp_path).pictures}) == 2
+
+
+@pytest.fixture(scope="module")
+def own(job, oracle, tmp_path_factory):
+    """A finished evaluation of a perfect model, 6 prompts x 2."""
+    folder = tmp_path_factory.mktemp("own")
+    *_, report = evaluate(job(oracle(), EvalConfig(prompts=6, n=2), folder))
+    return folder, report
+
+
+def test_our_own_folder_scores_the_same_as_anyones(own, job, tmp_path):
+    folder, drawn = own
+    *_, report = evaluate(job(folder / "images", EvalConfig(prompts=6, n=2), tmp_path / "e"))
+    assert isinstance(report, Report)
+    assert report.results["shapes"].tasks == drawn.results["shapes"].tasks
+    assert report.setting.seed is None
+    assert report.nfe_counted is None
+    assert read_records(tmp_path / "e", "shapes")[0].filename == str(
+        folder / read_records(folder, "shapes")[0].filename
+    )
+
+
+def test_missing_and_broken_images_make_a_result_partial(own, job, tmp_path):
+    import shutil
+
+    images = Path(shutil.copytree(own[0] / "images", tmp_path / "images"))
+    one, two, *_ = sorted(images.rglob("*.png"))
+    one.unlink()
+    two.write_bytes(b"nonsense")
+    *_, report = evaluate(job(images, EvalConfig(prompts=6, n=2), tmp_path / "e"))
+    result = report.results["shapes"]
+    assert (result.status, result.found, result.expected) == ("partial", 10, 12)
+    assert Counter(flaw.kind for flaw in report.flaws) == {"missing": 1, "unreadable": 1}
+
+
+def test_memory_stays_flat(tmp_path):
+    """Inspecting ten times as many pictures takes no more memory than the rows about them."""
+    rng = np.random.default_rng(0)
+    side, peaks = 256, []
+    for count in (20, 200):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 255, (side, side, 3), np.uint8)).save(folder / f"{i}.jpg", quality=30)
+        tracemalloc.start()
+        items, n = items_of(found := files(folder, set()))
+        slots, _ = match(found, items, n)
+        for picture in collect(slots, items, n, Inspector(folder / "cache"), {}).pictures:
+            picture.pixels()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 3 * side * side * 3
