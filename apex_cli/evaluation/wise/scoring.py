@@ -19,7 +19,8 @@ from apex_cli.evaluation.statistics import LEVEL, RESAMPLES, SEED
 
 CATEGORIES = ("cultural", "time", "space", "biology", "physics", "chemistry")
 """In the order of the paper's Table 4."""
-PARTS = {"consistency": 0.7, "realism": 0.2, "aesthetic_quality": 0.1}
+PARTS = {"consistency": 7, "realism": 2, "aesthetic_quality": 1}
+"""Tenths, so that three best marks are 1 exactly."""
 HIGHEST = 2
 
 
@@ -48,7 +49,7 @@ VERIFIED = Edition((400, 520, 640, 760, 880, 1000), (0.4, 0.12, 0.12, 0.12, 0.12
 
 def wiscore(parts: Mapping[str, float]) -> float:
     """In 0..1."""
-    return sum(weight * parts[name] for name, weight in PARTS.items()) / HIGHEST
+    return sum(weight * parts[name] for name, weight in PARTS.items()) / (10 * HIGHEST)
 
 
 def read_legacy(text: str) -> dict[str, int] | None:
@@ -65,8 +66,10 @@ def read_verified(text: str) -> dict[str, int] | None:
     try:
         parsed = json.loads(text)
         mark = parsed["score"] if isinstance(parsed, dict) else parsed
-        return {"score": int(mark)} if mark in (0, 1) else None
-    except (ValueError, KeyError):
+        return {"score": int(mark)} if mark in (0, 1) and not isinstance(mark, bool) else None
+    except KeyError:
+        return None
+    except ValueError:
         pass
     named = re.findall(r"score\W*(\d+(?:\.\d+)?)", text, re.IGNORECASE)
     numbers = set(named or re.findall(r"\d+(?:\.\d+)?", text))

@@ -27,7 +27,8 @@ def build_evaluation_messages(prompt_data, image_base64):
     return [
         {"role": "system", "content": [{"type": "text", "text": "Be strict."}]},
         {"role": "user", "content": [
-            {"type": "text", "text": f"""Marks for PROMPT: "{prompt_data['Prompt']}" of "{prompt_data['Explanation']}"."""},
+            {"type": "text", "text": f"""Marks for PROMPT: "{prompt_data['Prompt']}\\
+" of "{prompt_data['Explanation']}"."""},
             {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image_base64}"}},
         ]},
     ]
