@@ -139,7 +139,7 @@ def _tasks(suite: str) -> dict[str, int]:
     from apex_cli.worlds.shapes.grammar import prompts
 
     if suite == "geneval":
-        return Counter(row["tag"] for row in geneval())
+        return dict(Counter(row["tag"] for row in geneval()))
     if suite == "shapes":
-        return Counter(prompt.tag for prompt in prompts("iid"))
+        return dict(Counter(prompt.tag for prompt in prompts("iid")))
     raise UsageError(f"--suite: no plan for '{suite}'.", "Choose geneval or shapes, or give --like EVALUATION.")

@@ -119,10 +119,11 @@ def others(
 
 
 def compared(done: Sequence[Evaluated], others: Sequence[Evaluated]) -> list[Compared]:
-    """Every evaluation against every other of the same prompts."""
+    """Every evaluation against every one of the others that has its prompts."""
     from apex_cli.evaluation import compare, gallery
 
-    pairs = [(a, b) for a in done for b in others if len(others) == 1 or a.report.setting == b.report.setting]
+    same = [(a, b) for a in done for b in others if a.report.setting.prompts_sha256 == b.report.setting.prompts_sha256]
+    pairs = same or [(done[0], others[0])] * bool(others)  # which says what differs
     made = []
     for a, b in pairs:
         comparisons = compare.compare(a.folder, b.folder)

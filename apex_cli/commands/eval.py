@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from apex_cli.evaluation.ledger import Shard
 
 app = typer.Typer(
-    help="Draw or read images, judge them under named protocols and report. The same command again continues.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )

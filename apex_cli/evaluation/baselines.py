@@ -162,7 +162,9 @@ class StockPipeline:
     def subject(self) -> Subject:
         b = self.baseline
         sample = b.model_dump(mode="json", exclude={"name", "row", "note"})
-        return Subject(source=b.model, weights=version_of(Path(b.model)), contract={"baseline": b.name}, sample=sample)
+        if not (weights := version_of(Path(b.model))):  # a hub repository that is not here yet has no commit
+            _, weights = self.pipeline, version_of(Path(b.model))
+        return Subject(source=b.model, weights=weights, contract={"baseline": b.name}, sample=sample)
 
     @property
     def nfe(self) -> int:

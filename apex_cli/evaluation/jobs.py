@@ -40,6 +40,8 @@ class Job:
     def whole(self) -> PromptSet:
         if self.prompts is not None:
             return self.prompts
+        if not isinstance(self.source, Path):
+            return PromptSet("none", ())
         items, n = pictures.items_of(self.found)
         return PromptSet(Path(str(self.source)).name, items, n)
 
@@ -109,10 +111,10 @@ def group(
     source: Source, protocols: Sequence[Protocol], config: EvalConfig, shard: Shard = Shard(), certify: bool = False
 ) -> list[Job]:
     """One job a prompt set. A protocol without prompts joins the first one, or takes a folder as it is."""
-    ready, _ = sort_out(protocols)
+    ready, skipped = sort_out(protocols)
     sets = {p.name: p.prompts for p in ready}
     own = {prompts.sha256: prompts for prompts in sets.values() if prompts}
-    if not own and ready and not isinstance(source.pictures, Path):
+    if not own and not skipped and not isinstance(source.pictures, Path):
         told = f"{', '.join(sets)}: no prompts to draw."
         raise UsageError(told, "Name a suite with prompts first, e.g. --suite shapes,kid, or give --images FOLDER.")
     first = next(iter(own), None)

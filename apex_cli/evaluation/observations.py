@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from apex_cli.errors import StorageError
 from apex_cli.evaluation.base import Observation, Picture, Stage
 from apex_cli.evaluation.ledger import Ledger, Shard
 
+DECODERS = 8  # threads that decode pictures beside the stage
 PARTS_OPEN = 4  # pictures are read in the order they were seen in, so few parts are wanted at a time
 
 
@@ -118,9 +121,33 @@ def observe(stores: Mapping[str, Store], pictures: Sequence[Picture]) -> Iterato
         done = len(pictures) - len(missing)
         if missing:
             store.stage.open()
-        for start in range(0, len(missing), store.stage.batch):
-            batch = missing[start : start + store.stage.batch]
+        for batch, loading in _ahead(missing, store.stage.batch):
             before = {used: [stores[used][picture] for picture in batch] for used in store.stage.uses}
-            store.add(batch, store.stage.observe(batch, before))
+            store.add(batch, store.stage.observe(loading, before))
             done += len(batch)
             yield name, done, len(pictures)
+
+
+@dataclass(frozen=True, eq=False)
+class Loading(Picture):
+    """A picture that is being decoded beside the work on those before it."""
+
+    decoded: Future | None = None
+
+    def pixels(self) -> np.ndarray:
+        return self.decoded.result() if self.decoded else super().pixels()
+
+
+def _ahead(pictures: Sequence[Picture], batch: int) -> Iterator[tuple[Sequence[Picture], list[Loading]]]:
+    """Batches, each with the pixels of the next one under way; no more than two are in memory."""
+    chunks = [pictures[start : start + batch] for start in range(0, len(pictures), batch)]
+    with ThreadPoolExecutor(DECODERS) as pool:
+
+        def load(chunk: Sequence[Picture]) -> list[Loading]:
+            return [Loading(**vars(picture), decoded=pool.submit(picture.pixels)) for picture in chunk]
+
+        following = load(chunks[0]) if chunks else []
+        for number, chunk in enumerate(chunks):
+            current = following
+            following = load(chunks[number + 1]) if number + 1 < len(chunks) else []
+            yield chunk, current

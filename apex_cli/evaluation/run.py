@@ -50,8 +50,15 @@ class Identity(Section):
 def evaluate(job: Job) -> Iterator[Progress | Report]:
     """Yield progress and last the `Report`, which is in the folder by then; none while other shards are at work."""
     ready, skipped = sort_out(job.protocols)
+    if job.prompts is None and not isinstance(job.source, Path):
+        told = {
+            "reason": "has no prompts of its own, and those that have are skipped",
+            "remedy": "see theirs",
+        }
+        skipped |= {p.name: Result(protocol=p.name, status="skipped", **told) for p in ready}
+        ready = []
     if not ready:
-        yield _report(job, Collection([], [], job.items if job.prompts else (), 0), {}, skipped)
+        yield _report(job, Collection([], [], job.items, 0), {}, skipped)
         return
     _open(job)
     yield from _draw(job)

@@ -10,7 +10,8 @@ F is the one network, c the prompt, c_fake = A c + b (Eq 9), f_x(v, x_t, t) = x_
 
 lambda_g = 0 is the paper's Eq 25 as written: everything at one real x_t, x_fake = f_x(F(x_t, t, c), x_t, t) (Eq 11).
 lambda_g > 0 estimates Eq 27 where it says it lives, on the model's own samples: x_g = f_x(F(x_in, t_g, c), x_in, t_g)
-is a generator sample, x_s = s z' + (1 - s) sg(x_g) a point of p_theta,s, and `fake` is fitted on the same x_g.
+is a generator sample, x_s = s z' + (1 - s) sg(x_g) a point of p_theta,s, and `fake` is fitted at the same x_s, so that
+one forward under c_fake serves both terms.
 
 With coupling = "data", `sup` and `mix` see each image with the very noise that a teacher made it from (the coupling of
 rectified flow, arXiv 2209.03003) instead of a fresh one. At t = 1 `sup` is then the regression of DMD (arXiv
@@ -104,9 +105,8 @@ def ask(velocity: Velocity, *queries: Query) -> list[Tensor]:
     return list(answer.to(x_t.dtype).chunk(len(queries)))
 
 
-def fake_error(student: Velocity, x_fake: Tensor, noise: Tensor, t: Tensor, c_fake: Cond) -> Tensor:
-    """Eq 12, [B]: the shifted condition learns the flow towards what the model generates now."""
-    (velocity,) = ask(student, (interpolate(x_fake, noise, t), t, c_fake))
+def fake_error(velocity: Tensor, x_fake: Tensor, noise: Tensor) -> Tensor:
+    """Eq 12, [B]: the velocity under c_fake at x_t_fake learns the flow towards what the model generates now."""
     return squared_error(velocity, velocity_target(x_fake, noise))
 
 
@@ -190,13 +190,13 @@ class Apex:
     def draw(self, shape: Sequence[int], gen: Generator) -> Draws:
         """All numbers of a step whatever the weights, so that runs with different weights see the same ones.
 
-        For the real point `t`, `noise`; the generator `t_g`, `noise_g`; its re-noised sample in `match` `s`, `noise_s`;
-        and in `fake` `s_fake`, `noise_fake`; `drop`: rows that lose their caption.
+        For the real point `t`, `noise`; the generator `t_g`, `noise_g`; its re-noised sample `s`, `noise_s`; `drop`: rows
+        that lose their caption.
         """
         c, n = self.config, shape[0]
-        times = {"t": c.times, "t_g": c.generator_times, "s": c.renoise_times, "s_fake": c.renoise_times}
+        times = {"t": c.times, "t_g": c.generator_times, "s": c.renoise_times}
         draws = {name: sampler.sample(n, gen) for name, sampler in times.items()}
-        for name in ("noise", "noise_g", "noise_s", "noise_fake"):
+        for name in ("noise", "noise_g", "noise_s"):
             draws[name] = torch.randn(tuple(shape), generator=gen, device=gen.device)
         return draws | {"drop": torch.rand(n, generator=gen, device=gen.device) < c.caption_dropout}
 
@@ -215,7 +215,8 @@ class Apex:
         t, noise = draws["t"], _noise(batch, draws)
         x_t = interpolate(batch.x, noise, t)
         (velocity,) = ask(nets.student, (x_t, t, batch.cond))
-        self._fake(loss, nets, batch, endpoint(velocity, x_t, t), noise, t)
+        if self.config.lambda_p > 0:
+            self._fake(loss, nets, batch, endpoint(velocity, x_t, t), noise, t)
         self._supervised(loss, nets, batch, draws, velocity)
 
     def _on_own_samples(self, loss: Loss, nets: Nets, batch: Batch, draws: Draws) -> None:
@@ -228,16 +229,16 @@ class Apex:
         v_g, *velocity = ask(nets.student, *queries)
         x_g = endpoint(v_g, x_in, t_g)
         self._match(loss, nets, batch, draws, x_g)
-        self._fake(loss, nets, batch, x_g, draws["noise_fake"], draws["s_fake"])
         self._supervised(loss, nets, batch, draws, *velocity)
 
-    def _fake(self, loss: Loss, nets: Nets, batch: Batch, x_fake: Tensor, noise: Tensor, t: Tensor) -> None:
-        if self.config.lambda_p == 0:
-            return
+    def _fake(self, loss: Loss, nets: Nets, batch: Batch, x_fake: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Adds L_fake; returns sg F(x_t_fake, t, c_fake), which is v_fake there."""
         x_fake = x_fake if self.config.fake_gradient == "through" else x_fake.detach()
-        error = fake_error(nets.student, x_fake, noise, t, self.shift(batch.cond))
+        (velocity,) = ask(nets.student, (interpolate(x_fake, noise, t), t, self.shift(batch.cond)))
+        error = fake_error(velocity, x_fake, noise)
         self._add(loss, "fake", error, self.config.lambda_p)
         loss.watch |= {"fake_t": t, "fake_error": error.detach()}
+        return velocity.detach()
 
     def _supervised(self, loss: Loss, nets: Nets, batch: Batch, draws: Draws, velocity: Tensor | None = None) -> None:
         c, t, noise = self.config, draws["t"], _noise(batch, draws)
@@ -259,7 +260,12 @@ class Apex:
 
     def _match(self, loss: Loss, nets: Nets, batch: Batch, draws: Draws, x_g: Tensor) -> None:
         s, noise, sample = draws["s"], draws["noise_s"], x_g.detach()
-        v_fake, v_real, v_cond = self._both_velocities(nets, batch, interpolate(sample, noise, s), s)
+        x_s = interpolate(sample, noise, s)
+        if self.config.lambda_p > 0:
+            v_fake = self._fake(loss, nets, batch, x_g, noise, s)
+        else:
+            v_fake = self._fake_velocity(nets, x_s, s, batch.cond)
+        v_real, v_cond = self._real_velocity(nets, batch, x_s, s)
         dv = correction(v_fake, v_real, sample, noise, self.config.match_normalise)
         self._add(loss, "match", match_error(x_g, dv), self.config.lambda_g)
         loss.watch |= {
@@ -287,14 +293,11 @@ class Apex:
         return guided(answers[0], answers[1], self.config.guidance) if self.guided else answers[0]
 
     @torch.no_grad()
-    def _both_velocities(self, nets: Nets, batch: Batch, x_s: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(v_fake, v_real, v_real before guidance) at x_s; with real = "self" all from one forward of the student."""
-        fake, real = (x_s, s, self.shift(batch.cond)), self._real_queries(batch, x_s, s)
-        if self.config.real == "self":
-            v_fake, *answers = ask(nets.student, fake, *real)
-        else:
-            (v_fake,), answers = ask(nets.student, fake), ask(cast(Velocity, nets.real), *real)
-        return v_fake, self._guided(answers), answers[0]
+    def _real_velocity(self, nets: Nets, batch: Batch, x_s: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """(v_real, v_real before guidance) at x_s."""
+        network = nets.student if self.config.real == "self" else cast(Velocity, nets.real)
+        answers = ask(network, *self._real_queries(batch, x_s, s))
+        return self._guided(answers), answers[0]
 
     def _add(self, loss: Loss, name: str, error: Tensor, factor: float) -> None:
         loss.parts[name], loss.weights[name] = error.mean(), factor

@@ -65,7 +65,9 @@ def test_reasons_and_classes_are_filters(pages, tmp_path):
 
 def test_boxes_and_masks_lie_on_the_picture(pages, tmp_path):
     corners = """(() => { const s = document.querySelector('.shown');
-      const i = s.querySelector('img').getBoundingClientRect(), g = s.querySelector('svg').getBoundingClientRect(); return [i.x - g.x, i.y - g.y, i.width - g.width]; })()"""
+      const i = s.querySelector('img').getBoundingClientRect();
+      const g = s.querySelector('svg').getBoundingClientRect();
+      return [i.x - g.x, i.y - g.y, i.width - g.width]; })()"""
     with chromium.Page(pages[0].as_uri(), tmp_path / "profile") as page:
         assert page.script(corners) == pytest.approx([0, 0, 0], abs=1)
         assert page.script("document.querySelectorAll('svg image').length") > 0

@@ -139,7 +139,7 @@ def test_guidance_of_the_real_velocity(toy, toy_batch):
 
     cond = toy_batch.cond
     uncond = Cond(torch.full_like(cond.tokens, 0.25), cond.mask)
-    _, v_real, v_cond = ours._both_velocities(
+    v_real, v_cond = ours._real_velocity(
         Nets(toy, real), type(toy_batch)(toy_batch.x, cond, uncond), toy_batch.x, draws["s"]
     )
     assert bool((v_cond == 1).all())

@@ -25,8 +25,8 @@ STEPS = {
     ("fm", True): 3.15,  # 3.12
     ("apex eq25", False): 5.28,  # 5.27
     ("apex eq25", True): 7.33,  # 7.32
-    ("apex base", False): 8.30,  # ours: the generator's forward and backward, and v_fake and v_real at its sample
-    ("apex base", True): 11.38,
+    ("apex base", False): 7.27,  # ours: two of fm (generator, and fake, which is v_fake too), v_real with guidance
+    ("apex base", True): 10.35,
 }
 """(kind, gradient checkpointing) -> forwards F of a step: published, and with the match term as we count it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -103,10 +103,18 @@ def test_related_things_stand_about_the_middle() -> None:
         assert len(np.unique(middles, axis=0)) > 4
 
 
-def test_unrelated_things_stand_in_reading_order() -> None:
+def test_unrelated_things_stand_in_rows_in_reading_order() -> None:
     rng = np.random.default_rng(0)
-    layouts = [place(count, {}, rng)[0].tolist() for count in (2, 3, 4) for _ in range(50)]
-    assert all(layout == sorted(layout) for layout in layouts)
+    for count, rows in ((2, [2]), (3, [2, 1]), (4, [2, 2]), (5, [3, 2])):
+        for _ in range(50):
+            row_by_row = np.split(place(count, {}, rng)[0], np.cumsum(rows)[:-1])
+            assert all((np.diff(row[:, 0]) > 0).all() for row in row_by_row)
+            assert all(a[:, 1].max() < b[:, 1].min() for a, b in pairwise(row_by_row))
+
+
+def test_a_single_thing_stands_anywhere_on_the_lattice() -> None:
+    rng = np.random.default_rng(0)
+    assert len({tuple(place(1, {}, rng)[0][0]) for _ in range(500)}) == 25
 
 
 def test_impossible_layout_is_a_data_error() -> None:

@@ -1,16 +1,17 @@
 """Places shapes on the canvas at random so that they keep apart, stay inside, and satisfy the asked relations.
 
-Free objects are placed one after the other on the canvas and stand in reading order: who says "a star and a ring" goes
-from left to right. Related objects are placed one after the other around the
-first, and the finished group then stands about the middle of the canvas, as in a photograph of two things. Each object
-draws many candidate centres at once and takes the first that keeps its distance; when none does, or the group is too
-large, the layout starts again anew. Centres lie on a lattice of 1/8 of the canvas and there are two sizes: a tiny
+A single object stands anywhere. Several without a relation stand in rows, in reading order, each about the middle of its
+own part of the canvas: who says "a star and a ring" goes from left to right. Related objects are placed one after the
+other around the first, and the finished group then stands about the middle of the canvas, as in a photograph of two
+things. Each object draws many candidate centres at once and takes the first that keeps its distance; when none does,
+or the group is too large, the layout starts again anew. Centres lie on a lattice of 1/8 of the canvas and there are two sizes: a tiny
 model learns in an hour on a laptop what free positions and sizes would stretch to a day. All lengths are fractions of
 the canvas.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -43,14 +44,25 @@ def place(count: int, relations: Relations, rng: np.random.Generator) -> tuple[n
 
 def _free(radii: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
     centers = np.empty((len(radii), 2))
-    for index, radius in enumerate(radii):
+    for index, (radius, (low, high)) in enumerate(zip(radii, _cells(len(radii)), strict=True)):
         edge = radius + MARGIN
-        candidates = _between(np.full(2, edge), np.full(2, 1 - edge), rng, CANDIDATES)
+        candidates = _between(np.maximum(low, edge), np.minimum(high, 1 - edge), rng, CANDIDATES)
         fits = _apart(candidates, radius, centers[:index], radii)
         if not fits.any():
             return None
         centers[index] = candidates[fits.argmax()]
-    return centers[np.lexsort((centers[:, 1], centers[:, 0]))]
+    return centers
+
+
+def _cells(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Corners of the part of the canvas that each of `count` free objects has to itself, row by row; one has all."""
+    columns = math.ceil(math.sqrt(count))
+    rows = [min(columns, count - start) for start in range(0, count, columns)]
+    reach = 0.5 if count == 1 else 1 / LATTICE
+    middles = [
+        ((column + 0.5) / size, (row + 0.5) / len(rows)) for row, size in enumerate(rows) for column in range(size)
+    ]
+    return [(np.array(middle) - reach, np.array(middle) + reach) for middle in middles]
 
 
 def _related(radii: np.ndarray, relations: Relations, rng: np.random.Generator) -> np.ndarray | None:

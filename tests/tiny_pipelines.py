@@ -180,11 +180,98 @@ def build_sd3() -> Any:
     )
 
 
-BUILDERS = {"zimage": build_zimage, "flux": build_flux, "sd3": build_sd3}
+def unet(**options: Any) -> Any:
+    """The network of SDXL; `time_cond_proj_dim`: with an embedding of guidance, as LCM has it."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4),
+        transformer_layers_per_block=(1, 1),
+        use_linear_projection=True,
+        cross_attention_dim=2 * CLIP_WIDTH,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + CLIP_WIDTH,
+        **options,
+    )
+
+
+def build_sdxl() -> Any:
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    (text_encoder, tokenizer), (text_encoder_2, tokenizer_2) = clip(projection=False), clip(projection=True)
+    return StableDiffusionXLPipeline(
+        scheduler=EulerDiscreteScheduler(timestep_spacing="trailing"),
+        vae=autoencoder(),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=tokenizer_2,
+        unet=unet(),
+        add_watermarker=False,
+    )
+
+
+def build_pixart() -> Any:
+    from diffusers import LCMScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
+
+    encoder, tokenizer = t5()
+    return PixArtAlphaPipeline(
+        scheduler=LCMScheduler(),
+        vae=autoencoder(),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        transformer=PixArtTransformer2DModel(
+            sample_size=8,
+            in_channels=LATENT_CHANNELS,
+            out_channels=2 * LATENT_CHANNELS,
+            num_layers=1,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            cross_attention_dim=16,
+            caption_channels=TEXT_WIDTH,
+            use_additional_conditions=False,
+        ),
+    )
+
+
+def build_sana_sprint() -> Any:
+    from diffusers import SanaSprintPipeline, SanaTransformer2DModel, SCMScheduler
+
+    from apex_cli.worlds.shapes.pipeline import TinySanaConfig, build_pipeline
+
+    small = TinySanaConfig(width=32, layers=1, heads=2, text_width=32, text_layers=1, vae_channels=(8, 8, 8, 16))
+    parts = dict(build_pipeline(small).components)
+    config = {**parts.pop("transformer").config, "guidance_embeds": True, "guidance_embeds_scale": 0.1}
+    parts.pop("scheduler")
+    return SanaSprintPipeline(**parts, transformer=SanaTransformer2DModel.from_config(config), scheduler=SCMScheduler())
+
+
+def build_qwen_image() -> Any:
+    from apex_cli.worlds.shapes.qwen_pipeline import TinyQwenConfig, build_qwen_pipeline
+
+    return build_qwen_pipeline(TinyQwenConfig())
+
+
+BUILDERS = {
+    "zimage": build_zimage,
+    "flux": build_flux,
+    "sd3": build_sd3,
+    "sdxl": build_sdxl,
+    "pixart": build_pixart,
+    "sana_sprint": build_sana_sprint,
+    "qwen_image": build_qwen_image,
+}
 
 
 def write(name: str, folder: Path, **options: Any) -> Path:
-    """A saved pipeline for the backbone `name`, in `folder`."""
+    """A saved pipeline of one kind, in `folder`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         BUILDERS[name](**options).save_pretrained(folder)

@@ -1,0 +1,123 @@
+"""What stages said: kept by content, question and judge; arrays come back, errors are asked again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from apex_cli.errors import StorageError
+from apex_cli.evaluation.base import Item, Picture
+from apex_cli.evaluation.ledger import Ledger, Shard
+from apex_cli.evaluation.observations import observe, open_stores
+
+
+class Stage:
+    """Says the mean of a picture, and how often it was asked."""
+
+    uses: tuple[str, ...] = ()
+    batch = 2
+
+    def __init__(self, name: str = "features", version: int = 1, uses: tuple[str, ...] = (), asks: str = ""):
+        self.name, self.identity, self.uses, self.asks = name, {"version": version}, uses, asks
+        self.asked: list[str] = []
+        self.before: list[dict] = []
+
+    def question(self, item: Item) -> str:
+        return getattr(item, self.asks) if self.asks else ""
+
+    def open(self) -> None:
+        self.opened = True
+
+    def observe(self, pictures, before):
+        self.asked += [picture.item.id for picture in pictures]
+        self.before.append(dict(before))
+        return [{"row": p.pixels().mean((0, 1)).astype(np.float32), "k": p.k, "id": p.item.id} for p in pictures]
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[Picture]:
+    found = []
+    for i in range(5):
+        path = tmp_path / f"{i}.png"
+        Image.new("RGB", (4, 4), (i, 0, 2 * i)).save(path)
+        found.append(Picture(Item(str(i), "t", f"prompt {i}"), 0, path, f"sha{i}", (4, 4)))
+    return found
+
+
+def look(folder: Path, pictures, *stages: Stage):
+    stores = open_stores(folder, stages)
+    return stores, list(observe(stores, pictures))
+
+
+def test_arrays_and_json_come_back_in_another_process(pictures, tmp_path):
+    _, events = look(tmp_path, pictures, Stage())
+    assert events == [("features", 2, 5), ("features", 4, 5), ("features", 5, 5)]
+    stores = open_stores(tmp_path, [Stage()])
+    for i, picture in enumerate(pictures):
+        said = stores["features"][picture]
+        assert (said["k"], said["id"]) == (0, str(i))
+        assert said["row"].dtype == np.float32
+        assert said["row"].tolist() == [i, 0, 2 * i]
+
+
+def test_nothing_is_asked_twice(pictures, tmp_path):
+    look(tmp_path, pictures[:3], Stage())
+    again = Stage()
+    look(tmp_path, pictures, again)
+    assert again.asked == ["3", "4"]
+    idle = Stage()
+    look(tmp_path, pictures, idle)
+    assert idle.asked == []
+    assert not hasattr(idle, "opened")
+
+
+def test_equal_pictures_share_an_observation_unless_the_question_differs(pictures, tmp_path):
+    look(tmp_path, pictures, Stage())
+    twin = replace(pictures[0], item=Item("twin", "t", "another prompt"))
+    stage, asking = Stage(), Stage("answers", asks="prompt")
+    look(tmp_path, [twin], stage)
+    look(tmp_path, [pictures[0], twin], asking)
+    assert stage.asked == []
+    assert asking.asked == ["0", "twin"]
+
+
+def test_another_version_or_another_stage_below_is_another_judge(pictures, tmp_path):
+    look(tmp_path, pictures[:2], Stage("detections"), Stage("answers", uses=("detections",)))
+    newer, above = Stage("detections", version=2), Stage("answers", uses=("detections",))
+    look(tmp_path, pictures[:2], newer, above)
+    assert newer.asked == above.asked == ["0", "1"]
+    assert [row["id"] for row in above.before[0]["detections"]] == ["0", "1"]
+
+
+def test_half_a_line_of_a_kill_is_asked_again(pictures, tmp_path):
+    stores, _ = look(tmp_path, pictures, Stage())
+    path = stores["features"].ledger.path
+    whole = path.read_text()
+    path.write_text(whole[:-9])
+    again = Stage()
+    look(tmp_path, pictures, again)
+    assert again.asked == ["4"]
+    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == [
+        json.loads(line)["key"] for line in whole.splitlines()
+    ]
+
+
+def test_a_lost_file_of_arrays_is_told(pictures, tmp_path):
+    stores, _ = look(tmp_path, pictures, Stage())
+    for part in stores["features"].folder.glob("*.safetensors"):
+        part.unlink()
+    with pytest.raises(StorageError, match="gone or damaged"):
+        open_stores(tmp_path, [Stage()])["features"][pictures[0]]
+
+
+def test_workers_write_files_of_their_own(tmp_path):
+    first, second = (Ledger(tmp_path, "rows", Shard(i, 2)) for i in range(2))
+    first.append({"a": 1})
+    second.append({"a": 2}, {"a": 3})
+    assert sorted(row["a"] for row in Ledger(tmp_path, "rows")) == [1, 2, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows-1-of-2.jsonl", "rows-2-of-2.jsonl"]

@@ -1,0 +1,181 @@
+"""Several suites over the same images, suites that are skipped, images of other people, and the exit codes of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import meters
+import pytest
+
+from apex_cli import app, build
+from apex_cli.commands import _ui
+from apex_cli.evaluation.jobs import Source, group
+from apex_cli.evaluation.painters import Checkpoint
+from apex_cli.evaluation.run import evaluate
+from apex_cli.generation import SampleConfig
+from apex_cli.registry import TABLE
+
+FEW = ["--prompts", "6", "--n", "2", "--out", "e"]
+
+
+@pytest.fixture(autouse=True)
+def registered(tmp_path, monkeypatch, oracle):
+    _ui.stdout.cache_clear()
+    _ui.stderr.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(meters.Mean, "broken", "")
+    for name in ("Brightness", "Lacking"):
+        monkeypatch.setitem(TABLE["protocol"], name.lower(), f"meters:{name}")
+
+    def load_model(path: str) -> build.Model:
+        return build.Model(oracle(shift=path == "wrong").backbone, SampleConfig(), {}, Path(f"{path}/step-000010"))
+
+    monkeypatch.setattr(build, "load_model", load_model)
+
+
+def run(capsys, *argv: str, code: int = 0) -> dict:
+    assert app.main(["eval", *FEW, *argv, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_two_suites_share_the_images(capsys):
+    (one,) = run(capsys, "--suite", "shapes,brightness", "--set", "brightness.scale=2")["evaluations"]
+    assert one["found"] == 12
+    assert one["results"]["shapes"]["value"] == 1
+    assert 200 < one["results"]["brightness"]["value"] < 400
+    assert one["results"]["brightness"]["found"] == 12
+    assert len(list(Path(one["folder"]).glob("observations/*"))) == 3
+
+
+def test_a_second_suite_draws_nothing_anew(capsys, monkeypatch):
+    run(capsys)
+    drawn = sorted(path.stat().st_mtime_ns for path in Path("e").rglob("*.png"))
+    run(capsys, "--suite", "shapes,brightness")
+    assert sorted(path.stat().st_mtime_ns for path in Path("e").rglob("*.png")) == drawn
+
+
+def test_a_missing_file_skips_its_suite_and_no_other(capsys):
+    (one,) = run(capsys, "--suite", "lacking,shapes")["evaluations"]
+    assert one["results"]["shapes"]["status"] == "scored"
+    skipped = one["results"]["lacking"]
+    assert (skipped["status"], skipped["value"]) == ("skipped", None)
+    assert skipped["reason"] == "needs weights-inception-2015-12-05.pth (91 MB)"
+    assert app.main(["eval", *FEW, "--suite", "shapes,lacking"]) == 0
+    assert "skipped: needs weights-inception-2015-12-05.pth (91 MB); get it with: apex eval prep" in (
+        " ".join(capsys.readouterr().out.split())
+    )
+
+
+def test_all_skipped_is_3_and_required_is_4(capsys):
+    document = run(capsys, "--suite", "lacking", code=3)
+    assert document["evaluations"][0]["results"]["lacking"]["status"] == "skipped"
+    assert run(capsys, "--suite", "shapes,lacking", "--require", "lacking", code=4)["required_but_skipped"] == [
+        "lacking"
+    ]
+    assert app.main(["eval", *FEW, "--suite", "lacking", "--offline"]) == 3
+    assert "Every suite was skipped" in capsys.readouterr().err
+
+
+def test_offline_asks_no_network(capsys, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    run(capsys, "--suite", "shapes,lacking", "--offline")
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_images_of_other_people(capsys):
+    drawn = run(capsys)["evaluations"][0]
+    images = str(Path(drawn["folder"]) / "images")
+    theirs = run(capsys, "--images", images, "--suite", "shapes,brightness")["evaluations"][0]
+    assert theirs["results"]["shapes"]["tasks"] == drawn["results"]["shapes"]["tasks"]
+    alone = run(capsys, "--images", images, "--suite", "brightness")["evaluations"][0]
+    assert alone["results"]["brightness"]["value"] == theirs["results"]["brightness"]["value"]
+    assert alone["setting"]["prompts"] == 6
+
+
+def test_failed_judgements_are_reported_and_tried_again(capsys, monkeypatch):
+    monkeypatch.setattr(meters.Mean, "broken", "0000")
+    (first,) = run(capsys, "--suite", "shapes,brightness")["evaluations"]
+    result = first["results"]["brightness"]
+    assert result["status"] == "partial"
+    assert result["found"] < result["expected"] == 12
+    assert "no answer" in result["notes"][0]
+    monkeypatch.setattr(meters.Mean, "broken", "")
+    (again,) = run(capsys, "--suite", "shapes,brightness")["evaluations"]
+    assert again["results"]["brightness"]["status"] == "scored"
+    assert again["results"]["brightness"]["notes"] == []
+
+
+def test_a_model_is_opened_only_where_something_is_to_be_observed(capsys):
+    run(capsys, "--suite", "shapes,brightness")
+    before = meters.Mean.opened
+    run(capsys, "--suite", "shapes,brightness")
+    assert meters.Mean.opened == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--suite", "brightness"], "no prompts to draw"),
+        (["--suite", "shapes,fod"], "no protocol called 'fod'"),
+        (["--set", "brightness.scale=2"], "not a suite of this evaluation"),
+        (["--suite", "shapes,brightness", "--set", "brightness.scales=2"], "Keys of brightness: scale"),
+        (["--set", "scale"], "NAME.KEY=VALUE"),
+        (["--images", "nowhere", "--ckpt", "x"], "one place"),
+        (["--images", "nowhere"], "does not exist"),
+        (["--images", ".", "--nfe", "1"], "does not change images"),
+        (["--model", "flux-schnel"], "no baseline"),
+        (["--set", "model.steps=1"], "--model"),
+        (["--shard", "4/3"], "no worker"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_told(argv, told, capsys):
+    assert app.main(["eval", *FEW, *argv]) in (2, 3)
+    assert told in capsys.readouterr().err
+
+
+def test_shards_by_command(capsys):
+    assert app.main(["eval", *FEW, "--shard", "1/2"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "This worker is done" in err
+    (one,) = run(capsys, "--shard", "2/2")["evaluations"]
+    assert one["found"] == 12
+
+
+def test_suites_with_other_prompts_are_evaluations_of_their_own(oracle, tmp_path, config):
+    from apex_cli.evaluation.shapes import Shapes, ShapesConfig
+
+    class Hard(Shapes):
+        name = "hard"
+
+    source = Source("m", Checkpoint(oracle()), tmp_path)
+    protocols = [Shapes(ShapesConfig()), meters.Brightness(meters.BrightnessConfig()), Hard(ShapesConfig(split="long"))]
+    jobs = group(source, protocols, config)
+    assert [[p.name for p in job.protocols] for job in jobs] == [["shapes", "brightness"], ["hard"]]
+    assert [job.folder.name.split("-")[1] for job in jobs] == ["iid", "long"]
+    *_, report = evaluate(jobs[0])
+    assert list(report.results) == ["shapes", "brightness"]
+
+
+@pytest.mark.dist
+def test_torchrun_shares_one_evaluation(tmp_path):
+    """Two real processes and the shipped student, against one process."""
+    argv = ["-m", "apex_cli.app", "eval", "--prompts", "6", "--n", "1", "--json", "--out"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[1])}
+    alone = subprocess.run([sys.executable, *argv, "one"], capture_output=True, text=True, check=True, env=environment)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    subprocess.run([*launcher, *argv, "two"], capture_output=True, text=True, check=True, env=environment)
+    (first,) = json.loads(alone.stdout)["evaluations"]
+    second = json.loads((next(Path("two").iterdir()) / "report.json").read_text())
+    assert second["results"] == first["results"]
+    assert len(list(next(Path("two").iterdir()).glob("drawn-*.jsonl"))) == 2
