@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_cli.commands._eval_assets import bring_in, make_reference, prepare
 from apex_cli.commands._eval_tables import plan, show_table
 from apex_cli.commands._options import checked, sampling
 from apex_cli.commands._ui import Json, emit, say
@@ -23,6 +24,9 @@ app = typer.Typer(
 
 app.command("table")(show_table)
 app.command("plan")(plan)
+app.command("prepare")(prepare)
+app.command("import")(bring_in)
+app.command("reference")(make_reference)
 
 Set = Annotated[
     list[str] | None,

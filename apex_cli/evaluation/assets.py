@@ -1,14 +1,15 @@
 """Files that protocols cannot run without: what they are called, where they may lie, and how to get them.
 
-Looked for in this order, and never fetched: the place a user names, `$APEX_CACHE/weights/NAME/`, the cache of torch.hub,
-the cache of the Hugging Face hub, and installed packages that ship weights.
+Looked for in this order, and never fetched: the place a user names, `$APEX_CACHE/weights/ID/`, the cache of torch.hub,
+that of the Hugging Face hub, and installed packages that ship weights.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,9 +30,9 @@ class File:
 
 @dataclass(frozen=True)
 class Asset:
-    """What a protocol needs under one name. `command` is run on a connected machine, in any folder."""
+    """What protocols need under one name: a `Need` of `base.py`. `command` is run on a connected machine."""
 
-    name: str
+    id: str
     files: tuple[File, ...]
     licence: str
     source: str
@@ -40,10 +41,40 @@ class Asset:
     """Repository of the Hugging Face hub, if that is where it comes from."""
     package: str | None = None
     """Import name of a package that ships the files, and the folder in it: `rapidocr/models`."""
+    chosen: Path | None = None
+    """Folder or file that a user names: then the only place looked at."""
+
+    @property
+    def name(self) -> str:
+        return self.files[0].name
 
     @property
     def size(self) -> int:
         return sum(file.size for file in self.files)
+
+    @property
+    def remedy(self) -> str:
+        return f"get it with: {self.command}" if self.package else f"get it with: apex eval prepare {self.id}"
+
+    def at(self, place: Path | None) -> Asset:
+        """The same, where a user says that it lies."""
+        return replace(self, chosen=place)
+
+    def find(self) -> Path | None:
+        """The first file, in the first place that has all of them."""
+        found = self.locate()
+        return found.path if found else None
+
+    def locate(self) -> Found | None:
+        places = [self.chosen] if self.chosen else _folders(self)
+        return next((found for place in places if (found := _in(self, place))), None)
+
+    def require(self) -> Found:
+        """As `locate`; raises `SetupError` where it is missing."""
+        if found := self.locate():
+            return found
+        told = f"'{self.chosen or self.id}' lacks {', '.join(file.name for file in self.files)}."
+        raise SetupError(told, self.remedy[0].upper() + self.remedy[1:] + ".")
 
 
 @dataclass(frozen=True)
@@ -57,49 +88,42 @@ class Found:
     @property
     def path(self) -> Path:
         """Of the first file."""
-        return self.paths[self.asset.files[0].name]
+        return self.paths[self.asset.name]
+
+    @property
+    def sha256(self) -> str:
+        """Of the largest file: the weights."""
+        weights = max(self.paths.values(), key=lambda path: path.stat().st_size)
+        return file_sha256(weights)
+
+    def verify(self) -> Found:
+        """Compare the files with the hashes their publisher gave them, where known; raises `SetupError`."""
+        for file in self.asset.files:
+            path = self.paths[file.name]
+            if file.sha256 and (actual := file_sha256(path)) != file.sha256:
+                told = f"'{path}' is not the published {file.name}: its SHA-256 is {actual}, not {file.sha256}."
+                raise SetupError(told, f"Delete it and get it again: {self.asset.command}")
+        return self
+
+
+def file_sha256(path: Path) -> str:
+    """The hub's cache names large files by their hash."""
+    real = path.resolve()
+    return real.name if real.parent.name == "blobs" and len(real.name) == 64 else _hash(real, real.stat().st_mtime_ns)
+
+
+@cache
+def _hash(path: Path, changed: int) -> str:
+    return file_hash(path)
 
 
 def weights_folder() -> Path:
     return cache_folder() / "weights"
 
 
-def find(asset: Asset, places: Mapping[str, Path] | None = None) -> Found | None:
-    """The first place that has all files of the asset. `places`: asset name -> folder or file that a user names; it is
-    the only one looked at then, and `SetupError` is raised if it lacks something."""
-    if chosen := (places or {}).get(asset.name):
-        if found := _in(asset, chosen):
-            return found
-        lacking = ", ".join(file.name for file in asset.files)
-        raise SetupError(f"'{chosen}' is not {asset.name}: it must hold {lacking}.", f"Get it with: {asset.command}")
-    return next((found for folder in _folders(asset) if (found := _in(asset, folder))), None)
-
-
-def missing(asset: Asset, suite: str) -> str:
-    """Why a row is skipped, with its remedy."""
-    return (
-        f"skipped: needs {asset.files[0].name} ({people_size(asset.size)}); get it with: apex eval prepare {suite}"
-    )
-
-
 def people_size(count: int) -> str:
     """Bytes as `96 MB` or `1.7 GB`, powers of ten as the hubs print them."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
-
-
-def verify(found: Found) -> Found:
-    """Compare every file with the hash its publisher gave it, where that is known; raises `SetupError`."""
-    for file in found.asset.files:
-        path = found.paths[file.name]
-        if file.sha256 and (actual := file_hash(path)) != file.sha256:
-            told = f"'{path}' is not the published {file.name}: its SHA-256 is {actual}, not {file.sha256}."
-            raise SetupError(told, f"Delete it and get it again: {found.asset.command}")
-    return found
-
-
-def is_offline() -> bool:
-    """Whether the hub's own variables forbid the network."""
-    return any(os.environ.get(name, "0") not in ("", "0") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
 def _in(asset: Asset, place: Path) -> Found | None:
@@ -115,7 +139,7 @@ def _named(file: File, folder: Path) -> Path | None:
 
 
 def _folders(asset: Asset) -> Sequence[Path]:
-    return [weights_folder() / asset.name, torch_hub_folder(), *_hub_snapshots(asset.hub), *_in_package(asset.package)]
+    return [weights_folder() / asset.id, torch_hub_folder(), *_hub_snapshots(asset.hub), *_in_package(asset.package)]
 
 
 def torch_hub_folder() -> Path:

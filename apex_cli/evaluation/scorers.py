@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from apex_cli.config import Section
@@ -59,33 +57,27 @@ class ClipConfig(Section):
 
 
 class ClipScorer:
-    """CLIP score: 100 times the cosine of picture and prompt, which is cut to the model's tokens with the end kept.
-
-    Pictures are scaled as CLIP's own code does: bicubic to the shorter side, the centre, its mean and deviation.
-    """
+    """CLIP score: 100 times the cosine of picture and prompt, which is cut to the model's tokens with the end kept."""
 
     Config = ClipConfig
     name = "clip"
-    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
     def __init__(self, config: ClipConfig):
-        import torch
         from safetensors import SafetensorError
-        from transformers import CLIPModel, CLIPTokenizer
 
         from apex_cli.data.identity import fingerprint, module
+        from apex_cli.evaluation.clip import Clip
+        from apex_cli.evaluation.features import accelerator
 
         try:
-            self.model: Any = CLIPModel.from_pretrained(config.model, use_safetensors=True).eval()
-            self.tokenizer = CLIPTokenizer.from_pretrained(config.model)
+            self.clip = Clip(config.model)
         except (OSError, SafetensorError) as error:
             told = f"The CLIP model '{config.model}' could not be read: {str(error).splitlines()[0]}"
             remedy = "Set scorer.model to a folder, or check the network (HF_HUB_OFFLINE=1 forbids it)."
             raise SetupError(told, remedy) from error
-        self.identity = {"name": self.name, "model": fingerprint(module(self.model))}
-        self.batch, self.side = config.batch, self.model.config.vision_config.image_size
-        self.device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-        self.model.to(self.device)
+        self.identity = {"name": self.name, "model": fingerprint(module(self.clip.model))}
+        self.batch, self.device = config.batch, accelerator()
+        self.clip.to(self.device)
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
         parts = [samples[i : i + self.batch] for i in range(0, len(samples), self.batch)]
@@ -93,22 +85,9 @@ class ClipScorer:
 
     def _score(self, samples: Sequence[Sample]) -> list[float]:
         import torch
-        from torch.nn.functional import cosine_similarity
 
-        length = self.model.config.text_config.max_position_embeddings
-        texts = [sample.request.prompt for sample in samples]
-        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        from apex_cli.evaluation.resizing import clip
+
+        pixels = torch.stack([clip(sample.pixels, self.clip.side) for sample in samples]).to(self.device)
         with torch.no_grad():
-            pixels = torch.from_numpy(np.stack([self.prepare(sample.pixels) for sample in samples])).to(self.device)
-            made = self.model(pixel_values=pixels, **tokens.to(self.device))
-        return (100 * cosine_similarity(made.image_embeds, made.text_embeds)).tolist()
-
-    def prepare(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, 3] -> float32 [3, side, side]."""
-        from PIL import Image, ImageOps
-
-        image = ImageOps.fit(Image.fromarray(pixels), (self.side, self.side), Image.Resampling.BICUBIC)
-        scaled = (np.asarray(image, np.float32) / 255 - np.asarray(self.mean, np.float32)) / np.asarray(
-            self.std, np.float32
-        )
-        return scaled.transpose(2, 0, 1)
+            return (100 * self.clip(pixels, [sample.request.prompt for sample in samples])).tolist()

@@ -112,5 +112,5 @@ def _remembered(kind: str, weights: str, ask: Callable[[], Mapping[str, Any]]) -
 
 
 def _broken(what: str, told: str) -> None:
-    remedy = "Get the weights again (apex eval prepare geneval), or see what another device says."
+    remedy = "Get the weights again (apex eval prepare mask2former, clip), or see what another device says."
     raise SetupError(f"Your {what} is broken, so nothing was scored: {told}.", remedy)

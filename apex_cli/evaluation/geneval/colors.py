@@ -48,7 +48,7 @@ class ColorNamer:
             self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         except (OSError, ValueError, SafetensorError) as error:
             told = f"The CLIP model in '{folder}' could not be read: {str(error).splitlines()[0]}"
-            raise SetupError(told, "Get the weights again: apex eval prepare geneval") from error
+            raise SetupError(told, "Get the weights again: apex eval prepare clip") from error
         lost = [part.hidden_act for part in (model.config.text_config, model.config.vision_config)]
         if lost != ["quick_gelu"] * 2:
             told = f"The CLIP model in '{folder}' has the activation {' and '.join(sorted(set(lost)))}, not QuickGELU."

@@ -48,7 +48,7 @@ class Mask2Former:
             model: Any = Mask2FormerForUniversalSegmentation.from_pretrained(folder, use_safetensors=True)
         except (OSError, ValueError, SafetensorError) as error:
             told = f"The detector in '{folder}' could not be read: {str(error).splitlines()[0]}"
-            raise SetupError(told, "Get the weights again: apex eval prepare geneval") from error
+            raise SetupError(told, "Get the weights again: apex eval prepare mask2former") from error
         self.model = model.eval().to(self.device)
         if (labels := self.model.config.num_labels) != len(CLASSES):
             told = f"The detector in '{folder}' knows {labels} classes; GenEval's are the {len(CLASSES)} of COCO."

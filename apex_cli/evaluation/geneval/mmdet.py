@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from apex_cli.data.store import file_hash
 from apex_cli.errors import DataError
+from apex_cli.evaluation.assets import file_sha256
 from apex_cli.evaluation.base import Item, Observation, Picture
 from apex_cli.evaluation.geneval.seen import Seen
 from apex_cli.evaluation.geneval_prompts import CLASSES
@@ -34,7 +34,7 @@ class RecordedDetections:
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        return {"detector": "mmdet", "file": file_hash(self.path)}
+        return {"detector": "mmdet", "file": file_sha256(self.path)}
 
     def question(self, item: Item) -> str:
         return item.id

@@ -15,48 +15,19 @@ from typing import Any
 
 from pydantic import Field
 
-from apex_cli.evaluation import geneval_prompts
-from apex_cli.evaluation.assets import Asset, File
+from apex_cli.evaluation import catalog, geneval_prompts
+from apex_cli.evaluation.assets import Asset
 from apex_cli.evaluation.base import Item, Need, Observed, Picture, PromptSet, Stage
 from apex_cli.evaluation.geneval.canary import Strictness
 from apex_cli.evaluation.geneval.mmdet import RecordedDetections
 from apex_cli.evaluation.geneval.scoring import Thresholds, record
 from apex_cli.evaluation.geneval.stages import Colors, Detections, seen
-from apex_cli.evaluation.needs import Named, Published
+from apex_cli.evaluation.needs import Named
 from apex_cli.evaluation.records import ImageRecord, Result
 from apex_cli.evaluation.scores import by_prompt, score, task_scores
 from apex_cli.worlds.shapes.grammar import TASKS
 
 IMAGES = 4
-FETCH = "hf download {} {}"
-
-
-def _hub(name: str, repository: str, licence: str, files: tuple[File, ...]) -> Asset:
-    command = FETCH.format(repository, " ".join(file.name for file in files))
-    return Asset(name, files, licence, f"https://huggingface.co/{repository}", command, hub=repository)
-
-
-DETECTOR = _hub(
-    "mask2former-swin-small-coco-instance",
-    "facebook/mask2former-swin-small-coco-instance",
-    "other (Mask2Former is MIT; read the card)",
-    (File("model.safetensors", 275_000_000), File("config.json", 80_000)),
-)
-CLIP = _hub(
-    "clip-vit-large-patch14",
-    "openai/clip-vit-large-patch14",
-    "MIT (OpenAI's code; the card names none for the weights)",
-    tuple(
-        File(name, size)
-        for name, size in {
-            "model.safetensors": 1_710_540_580,
-            "config.json": 4_519,
-            "vocab.json": 961_143,
-            "merges.txt": 524_619,
-            "tokenizer_config.json": 905,
-        }.items()
-    ),
-)
 
 
 class GenEvalConfig(Thresholds):
@@ -119,13 +90,12 @@ class GenEval:
 
     @cached_property
     def stages(self) -> Sequence[Stage]:
-        folder = self.clip.find()
-        assert folder is not None, "needs come first"
+        folder = place(catalog.CLIP, self.config.clip)
         return self.detections, Colors(folder, self.config.canary)
 
     @property
-    def clip(self) -> Published:
-        return Published(CLIP, "geneval", self.config.clip)
+    def clip(self) -> Need:
+        return need(catalog.CLIP, f"{self.base}.clip", self.config.clip)
 
     def summarise(self, pictures: Sequence[Picture], observed: Mapping[str, Observed]) -> Result:
         records = [
@@ -143,16 +113,12 @@ class HfGenEval(GenEval):
 
     @property
     def needs(self) -> Sequence[Need]:
-        return self.detector, self.clip
-
-    @property
-    def detector(self) -> Published:
-        return Published(DETECTOR, "geneval", self.config.detector)
+        detector = need(catalog.MASK2FORMER, f"{self.base}.detector", self.config.detector)
+        return detector, self.clip
 
     @cached_property
     def detections(self) -> Stage:
-        folder = self.detector.find()
-        assert folder is not None, "needs come first"
+        folder = place(catalog.MASK2FORMER, self.config.detector)
         return Detections(folder, self.config.batch, self.config.canary)
 
 
@@ -170,6 +136,15 @@ class OfficialGenEval(GenEval):
     @cached_property
     def detections(self) -> Stage:
         return RecordedDetections(self.config.detections)
+
+
+def need(asset: Asset, setting: str, chosen: Path | None) -> Need:
+    """The published asset, or the folder that a user names instead."""
+    return asset if chosen is None else Named(asset.id, setting, "name a folder that exists", chosen)
+
+
+def place(asset: Asset, chosen: Path | None) -> Path:
+    return chosen or asset.require().folder
 
 
 def result(name: str, records: Sequence[ImageRecord]) -> Result:

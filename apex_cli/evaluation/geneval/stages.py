@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from apex_cli.data.store import file_hash
+from apex_cli.evaluation.assets import file_sha256
 from apex_cli.evaluation.base import Item, Observation, Picture
 from apex_cli.evaluation.geneval import canary, colors, mask2former
 from apex_cli.evaluation.geneval.seen import Seen
@@ -27,7 +27,7 @@ class Detections:
     @cached_property
     def identity(self) -> Mapping[str, Any]:
         settings = {"input": [mask2former.LONG, mask2former.SHORT, mask2former.MULTIPLE], "floor": mask2former.FLOOR}
-        weights = file_hash(self.folder / WEIGHTS)
+        weights = file_sha256(self.folder / WEIGHTS)
         return {"detector": "Mask2Former", "weights": weights, "version": mask2former.VERSION, **settings}
 
     def question(self, item: Item) -> str:
@@ -52,7 +52,7 @@ class Colors:
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        return {"namer": "CLIP", "weights": file_hash(self.folder / WEIGHTS), "version": colors.VERSION}
+        return {"namer": "CLIP", "weights": file_sha256(self.folder / WEIGHTS), "version": colors.VERSION}
 
     def question(self, item: Item) -> str:
         return json.dumps(_colored(item))

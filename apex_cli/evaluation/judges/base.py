@@ -6,11 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from apex_cli.data.store import file_hash
 from apex_cli.evaluation.base import Picture
 
 
@@ -60,12 +59,6 @@ class Judge(Protocol):
     def ask(self, queries: Sequence[Query]) -> list[Answer]:
         """One answer a query, errors included; it raises only where no other query could fare better."""
         ...
-
-
-@cache
-def content(path: Path) -> str:
-    """SHA-256 of a file that does not change meanwhile."""
-    return file_hash(path)
 
 
 def record_row(query: Query, answer: Answer, judge: str) -> dict[str, Any]:

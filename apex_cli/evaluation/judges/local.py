@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 
 from apex_cli.errors import SetupError
-from apex_cli.evaluation.judges.base import Answer, Query, content
+from apex_cli.evaluation.assets import file_sha256
+from apex_cli.evaluation.judges.base import Answer, Query
 
 
 class Local:
@@ -26,7 +27,7 @@ class Local:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        weights = [content(path) for path in sorted(self.folder.glob("*.safetensors"))]
+        weights = [file_sha256(path) for path in sorted(self.folder.glob("*.safetensors"))]
         return {"judge": self.name, "weights": weights, "max_tokens": self.max_tokens, "version": 1}
 
     def open(self) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from apex_cli.errors import DataError
-from apex_cli.evaluation.judges.base import Answer, Query, content
+from apex_cli.evaluation.assets import file_sha256
+from apex_cli.evaluation.judges.base import Answer, Query
 
 
 class Recorded:
@@ -21,7 +22,7 @@ class Recorded:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {"judge": self.name, "answers": content(self.path)}
+        return {"judge": self.name, "answers": file_sha256(self.path)}
 
     def open(self) -> None:
         self.rows = dict(self._read())

@@ -1,0 +1,104 @@
+"""Known pictures through an extractor before it is trusted: a broken one is told by name, not by a strange score.
+
+Four renders of the shapes world, enlarged, must give (1) finite features that tell them apart, (2) the same features
+in any batch, and (3) the stored answers: projections of the features on fixed random directions. Answers of weights
+that ship in packages are stored here; for others the CPU gives them once, in float32, and they are kept beside the
+weights' cache: a kernel that is wrong on one device cannot be wrong in the same way on the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from apex_cli.data.store import cache_folder, draft, settle
+from apex_cli.errors import SetupError
+from apex_cli.evaluation.observations import digest
+from apex_cli.worlds.shapes.grammar import example
+from apex_cli.worlds.shapes.renderer import render
+
+PICTURES, SIDE, DIRECTIONS = 4, 256, 8
+TOLERANCE = 0.02
+"""Of the distance to the answers, relative to how far the pictures lie apart; float32 on any device is within 0.005."""
+STORED = Path(__file__).with_name("canaries.json")
+
+
+@cache
+def pictures() -> tuple[np.ndarray, ...]:
+    """uint8 [SIDE, SIDE, 3] each."""
+    scenes = [Image.fromarray(render(example("train", 0, index)[1])) for index in range(PICTURES)]
+    return tuple(np.asarray(scene.resize((SIDE, SIDE), Image.Resampling.NEAREST)) for scene in scenes)
+
+
+def answers(
+    prepare: Callable[[np.ndarray], Tensor], network: Callable[[Tensor], Tensor], device: torch.device
+) -> np.ndarray:
+    """[PICTURES, DIRECTIONS]; raises `SetupError` for features that are not finite, alike, or depend on the batch."""
+    pixels = torch.stack([prepare(picture) for picture in pictures()]).to(device)
+    with torch.inference_mode():
+        together = network(pixels).double().cpu().numpy()
+        alone = network(pixels[:1]).double().cpu().numpy()
+    if not np.isfinite(together).all():
+        raise SetupError("The extractor is broken: its features of known pictures are not finite.", REMEDY)
+    spread = np.linalg.norm(together - together.mean(0))
+    if spread < 1e-6 * np.linalg.norm(together):
+        raise SetupError("The extractor is broken: it cannot tell known pictures apart.", REMEDY)
+    if np.linalg.norm(alone[0] - together[0]) > TOLERANCE * spread:
+        raise SetupError("The extractor is broken: a known picture looks different in another batch.", REMEDY)
+    directions = np.random.default_rng(0).normal(size=(together.shape[1], DIRECTIONS)) / together.shape[1] ** 0.5
+    return together @ directions
+
+
+REMEDY = "Try another device or another version of its library; the weights may be damaged."
+
+
+def check(
+    identity: Mapping[str, Any],
+    prepare: Callable[[np.ndarray], Tensor],
+    network: nn.Module | Callable[[Tensor], Tensor],
+    device: torch.device,
+) -> None:
+    """Move `network` to `device` and compare what it answers there; raises `SetupError`."""
+    expected = stored(identity)
+    if expected is None:
+        expected = answers(prepare, network, torch.device("cpu"))
+        keep(identity, expected)
+    if isinstance(network, nn.Module):
+        network.to(device)
+    found = answers(prepare, network, device)
+    apart = np.linalg.norm(expected - expected.mean(0))
+    if (error := np.linalg.norm(found - expected) / apart) > TOLERANCE:
+        raise SetupError(
+            f"The extractor is broken on {device}: known pictures give answers {error:.2f} away from the stored ones.",
+            f"{REMEDY} If the answers are old, delete '{_file(identity)}'.",
+        )
+
+
+def stored(identity: Mapping[str, Any]) -> np.ndarray | None:
+    known = json.loads(STORED.read_text()) | _kept(identity)
+    return np.array(known[key]) if (key := digest(dict(identity))[:16]) in known else None
+
+
+def keep(identity: Mapping[str, Any], found: np.ndarray) -> None:
+    path = _file(identity)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = draft(path)
+    temporary.write_text(json.dumps({digest(dict(identity))[:16]: found.round(6).tolist()}))
+    settle(temporary, path)
+
+
+def _kept(identity: Mapping[str, Any]) -> dict[str, Any]:
+    path = _file(identity)
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _file(identity: Mapping[str, Any]) -> Path:
+    return cache_folder() / "canaries" / f"{digest(dict(identity))[:16]}.json"

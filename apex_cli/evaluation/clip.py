@@ -1,0 +1,43 @@
+"""CLIP through transformers: prompts cut to the model's length with the end token kept, and the cosine of a pair.
+
+A tokenizer that cuts after adding the end token loses it, pools the text on its start, and gives every long prompt the
+same features; here the end token is always last.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+
+class Clip(nn.Module):
+    """A `CLIPModel` with its tokenizer, from a folder or a hub id; weights of safetensors only."""
+
+    def __init__(self, source: str | Path):
+        super().__init__()
+        from transformers import CLIPModel, CLIPTokenizer
+
+        self.model: Any = CLIPModel.from_pretrained(source, use_safetensors=True).eval().requires_grad_(False)
+        self.tokenizer: Any = CLIPTokenizer.from_pretrained(source)
+
+    @property
+    def side(self) -> int:
+        return self.model.config.vision_config.image_size
+
+    def tokens(self, prompts: list[str]) -> Any:
+        """`input_ids` and `attention_mask` [B, L], L at most what the model reads."""
+        length = self.model.config.text_config.max_position_embeddings
+        return self.tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+
+    def forward(self, pixels: Tensor, prompts: list[str]) -> Tensor:
+        """Cosine of each picture [B, 3, side, side] with its prompt: [B]."""
+        made = self.model(pixel_values=pixels, **self.tokens(prompts).to(pixels.device))
+        return cosine_similarity(made.image_embeds, made.text_embeds)
+
+    @property
+    def scale(self) -> float:
+        """The learned factor of its logits."""
+        return float(self.model.logit_scale.exp())

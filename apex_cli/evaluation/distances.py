@@ -1,0 +1,139 @@
+"""What all distances between two sets of pictures share: an extractor, a reference set, a value with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from apex_cli.config import Section
+from apex_cli.errors import UsageError
+from apex_cli.evaluation import frechet, jackknife, mmd, reference
+from apex_cli.evaluation.assets import Asset, Found
+from apex_cli.evaluation.base import Item, Observed, Picture
+from apex_cli.evaluation.features import Extractor, FeatureStage
+from apex_cli.evaluation.records import Certificate, Result
+from apex_cli.evaluation.reference import Reference
+
+FULL = 30_000
+"""Pictures of MJHQ-30K; a Frechet distance of fewer is never called FID-30K."""
+
+
+class DistanceConfig(Section):
+    weights: Path | None = None
+    """File or folder of the extractor's weights, where they are not in a cache."""
+    reference: Path | None = None
+    """The reference set: a file, a folder of pictures that `apex eval reference` has seen, or a name."""
+    forward: int = Field(default=32, ge=1)
+    """Pictures in one pass of the network."""
+
+
+class SetDistance:
+    """A protocol of `base.py` over whole sets; a subclass names its weights, its extractor and its arithmetic."""
+
+    Config: ClassVar[type[Section]] = DistanceConfig
+    name: str
+    asset: ClassVar[Asset]
+    prompts = None
+    whole: ClassVar[bool] = False
+    """Whether the reference keeps all features."""
+    tier: ClassVar[Any] = "standard"
+    reference_name: ClassVar[str] = "mjhq-30k"
+
+    def __init__(self, config: DistanceConfig):
+        self.config = config
+        self.weights = self.asset.at(config.weights)
+        self.needs: Sequence[Any] = (self.weights, self.reference)
+        self._stages: tuple[FeatureStage, ...] = ()
+
+    @property
+    def reference(self) -> Reference:
+        return Reference(self.name, self.config.reference, self.reference_name)
+
+    def extractor(self, found: Found) -> Extractor:
+        """Of the weights found."""
+        raise NotImplementedError
+
+    @property
+    def stages(self) -> tuple[FeatureStage, ...]:
+        if not self._stages:
+            self._stages = (FeatureStage(self.extractor(self.weights.require().verify()), self.config.forward),)
+        return self._stages
+
+    def truth(self, pictures: Sequence[Picture], seen: Mapping[str, Observed]) -> Any:
+        path = self.reference.find()
+        assert path is not None, "asked for only when no need is missing"
+        return reference.read(path, self.stages[0].identity)
+
+    def summarise(self, pictures: Sequence[Picture], seen: Mapping[str, Observed]) -> Result:
+        if len(pictures) < 2:
+            raise UsageError(f"{self.name} compares sets; one picture is none.", "Evaluate more images.")
+        features = stacked(pictures, seen["features"])
+        return self.compare(features, self.truth(pictures, seen))
+
+    def compare(self, features: np.ndarray, truth: Any) -> Result:
+        raise NotImplementedError
+
+    def certify(self, items: Sequence[Item]) -> Certificate | None:
+        return None
+
+
+def stacked(pictures: Sequence[Picture], seen: Observed) -> np.ndarray:
+    """float32 [n, d], in the order of the pictures."""
+    return np.stack([seen[picture]["features"] for picture in pictures])
+
+
+class FrechetDistance(SetDistance):
+    """Value, jackknife interval, and what infinitely many pictures would give."""
+
+    def compare(self, features: np.ndarray, truth: frechet.Gaussian) -> Result:
+        rows = np.asarray(features, np.float64)
+        value = frechet.distance(frechet.gaussian(rows), truth)
+        several = len(rows) >= 2 * jackknife.BLOCKS
+        return Result(
+            protocol=self.name,
+            value=value,
+            interval=jackknife.interval(value, frechet.without_blocks(rows, truth)) if several else None,
+            higher_is_better=False,
+            digits=2,
+            tier=self.tier,
+            facts={
+                "images": len(rows),
+                "reference images": truth.n,
+                "extrapolated to infinitely many": frechet.extrapolated(rows, truth) if several else None,
+            },
+            notes=self.caveats(len(rows), truth),
+        )
+
+    def caveats(self, count: int, truth: frechet.Gaussian) -> tuple[str, ...]:
+        few = f"{count} images: not FID-30K; comparable with the same number only, as few images give too much."
+        unknown = "The reference file does not say which resize it was made with."
+        return (few,) * (count < FULL) + (unknown,) * (truth.n is None)
+
+
+class KernelDistance(SetDistance):
+    """1000 MMD^2 with its jackknife interval."""
+
+    whole = True
+    kernel: ClassVar[Callable[[np.ndarray, np.ndarray], np.ndarray]] = staticmethod(mmd.cubic)
+    unbiased: ClassVar[bool] = True
+
+    def compare(self, features: np.ndarray, truth: np.ndarray) -> Result:
+        found = mmd.squared_mmd(features, truth, self.kernel, self.unbiased)
+        value = 1000 * found.value
+        return Result(
+            protocol=self.name,
+            value=value,
+            interval=jackknife.interval(value, [1000 * v for v in found.without]) if found.without else None,
+            higher_is_better=False,
+            digits=3,
+            tier=self.tier,
+            facts={"images": len(features), "reference images": len(truth)},
+            notes=("x 1000.", *self.caveats(len(features))),
+        )
+
+    def caveats(self, count: int) -> tuple[str, ...]:
+        return ()

@@ -1,0 +1,106 @@
+"""The set that pictures are compared with, as a file: mean and covariance for Frechet, all features for a kernel.
+
+`apex eval reference FOLDER --for PROTOCOL` makes it from a folder of pictures, once, at
+`$APEX_CACHE/stats/PROTOCOL/NAME.safetensors`. A file carries the identity of its extractor, and no other protocol takes
+it. `.npz` files of pytorch-fid (`mu`, `sigma`) are read too; they say neither how many pictures nor which resize.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apex_cli.data.store import cache_folder, draft, settle
+from apex_cli.errors import DataError
+from apex_cli.evaluation.frechet import Gaussian, gaussian
+from apex_cli.evaluation.observations import digest
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A `Need` of `base.py`: the reference set called `chosen` (a file, a folder whose statistics have been made, or a
+    name under `stats/PROTOCOL/`) for one protocol."""
+
+    protocol: str
+    chosen: Path | None
+    default: str
+    """Name of the set that the protocol's tables mean."""
+    size: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"reference set {self.chosen or self.default}"
+
+    @property
+    def remedy(self) -> str:
+        folder = self.chosen if self.chosen and self.chosen.is_dir() else f"FOLDER --name {self.default}"
+        return f"make it with: apex eval reference {folder} --for {self.protocol}"
+
+    def find(self) -> Path | None:
+        if self.chosen and self.chosen.is_file():
+            return self.chosen
+        path = place(self.protocol, name_of(self.chosen) if self.chosen else self.default)
+        return path if path.is_file() else None
+
+
+def name_of(folder: Path) -> str:
+    """Of the reference made from a folder: its own name and where it lies, since many folders are called `images`."""
+    resolved = folder.resolve()
+    return f"{resolved.name}-{digest(str(resolved))[:8]}" if folder.is_dir() else folder.name
+
+
+def place(protocol: str, name: str) -> Path:
+    return cache_folder() / "stats" / protocol / f"{name}{SUFFIX}"
+
+
+def write(path: Path, features: np.ndarray, identity: Mapping[str, Any], whole: bool) -> None:
+    """Of features [n, d]: all of them for a kernel (`whole`), else mean and covariance."""
+    from safetensors.numpy import save_file
+
+    summary = gaussian(features)
+    tensors = {"features": features} if whole else {"mean": summary.mean, "covariance": summary.covariance}
+    facts = json.dumps({"n": len(features), "identity": dict(identity)}, sort_keys=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = draft(path)
+    save_file(tensors, temporary, metadata={"apex": facts})
+    settle(temporary, path)
+
+
+def read(path: Path, identity: Mapping[str, Any]) -> Gaussian | np.ndarray:
+    """What `write` wrote; raises `DataError` for a file of another extractor or no reference at all."""
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            facts = json.loads((file.metadata() or {})["apex"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError) as error:
+        raise DataError(f"'{path}' is not a reference set.", "Make it with `apex eval reference`.") from error
+    if facts["identity"] != json.loads(json.dumps(dict(identity))):
+        told = f"'{path}' was made by another extractor or resize: {_difference(facts['identity'], identity)}."
+        raise DataError(told, "Make it anew with `apex eval reference`; protocols never share a reference.")
+    if "features" in tensors:
+        return tensors["features"]
+    return Gaussian(tensors["mean"], tensors["covariance"], facts["n"])
+
+
+def _read_npz(path: Path) -> Gaussian:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Gaussian(np.float64(file["mu"]), np.float64(file["sigma"]), None)
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"'{path}' has no `mu` and `sigma`.", "Expected statistics of pytorch-fid.") from error
+
+
+def _difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    names = [name for name in {**stored, **asked} if stored.get(name) != asked.get(name)]
+    return ", ".join(f"{name} {stored.get(name)} instead of {asked.get(name)}" for name in names)

@@ -1,0 +1,111 @@
+"""The Frechet distance against closed forms and against the libraries that everybody uses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from apex_cli.evaluation.frechet import Gaussian, distance, extrapolated, gaussian, intercept, without_blocks
+from apex_cli.evaluation.jackknife import blocks, interval, standard_error
+
+
+def features(n: int, d: int = 24, seed: int = 0, apart: float = 0.0) -> np.ndarray:
+    """Correlated, with a decaying spectrum, as of a network."""
+    rng = np.random.default_rng([seed, n])
+    return rng.normal(size=(n, d)) / (1 + np.arange(d)) @ np.random.default_rng(9).normal(size=(d, d)) + apart
+
+
+def test_equal_statistics_are_at_zero():
+    one = gaussian(features(200))
+    assert distance(one, one) < 1e-6
+
+
+def test_diagonal_gaussians_have_the_closed_form():
+    rng = np.random.default_rng(0)
+    means, variances = rng.normal(size=(2, 12)), rng.uniform(0.1, 4, size=(2, 12))
+    one, other = (Gaussian(mean, np.diag(v), None) for mean, v in zip(means, variances, strict=True))
+    expected = ((means[0] - means[1]) ** 2).sum() + ((variances[0] ** 0.5 - variances[1] ** 0.5) ** 2).sum()
+    assert distance(one, other) == pytest.approx(expected, rel=1e-9)
+
+
+def test_rotated_gaussians_that_commute_have_it_too():
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0]
+    a, b = np.linspace(0.1, 3, 8), np.linspace(2, 0.5, 8)
+    one, other = (Gaussian(np.zeros(8), rotation @ np.diag(v) @ rotation.T, None) for v in (a, b))
+    assert distance(one, other) == pytest.approx(((a**0.5 - b**0.5) ** 2).sum(), rel=1e-9)
+
+
+def test_fewer_pictures_than_features_stay_real_and_symmetric():
+    few, other = gaussian(features(7)), gaussian(features(9, seed=1, apart=0.1))
+    assert np.linalg.matrix_rank(few.covariance) == 6
+    assert distance(few, other) > 0
+    assert distance(few, other) == pytest.approx(distance(other, few), rel=1e-6)
+
+
+def test_it_is_the_distance_of_torch_fidelity():
+    from apex_cli.torchvision_guard import import_torchvision
+
+    import_torchvision()
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+
+    one, other = gaussian(features(400)), gaussian(features(300, seed=1, apart=0.2))
+    sides = [{"mu": side.mean, "sigma": side.covariance} for side in (one, other)]
+    expected = fid_statistics_to_metric(*sides, verbose=False)["frechet_inception_distance"]
+    assert distance(one, other) == pytest.approx(expected, rel=1e-3)
+
+
+def test_it_is_the_distance_of_torchmetrics():
+    from apex_cli.torchvision_guard import import_torchvision
+
+    import_torchvision()
+    import torch
+    from torch import nn
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Rows(nn.Module):
+        """Features that are the values of the picture: 24 numbers of one row."""
+
+        num_features = 24
+
+        def forward(self, pictures):
+            return pictures.flatten(1)
+
+    metric = FrechetInceptionDistance(feature=Rows(), input_img_size=(3, 2, 4)).set_dtype(torch.float64)
+    real, made = features(300, seed=1, apart=0.2), features(400)
+    for rows, is_real in ((real, True), (made, False)):
+        metric.update(torch.from_numpy(rows).view(-1, 3, 2, 4), real=is_real)
+    assert distance(gaussian(made), gaussian(real)) == pytest.approx(float(metric.compute()), rel=1e-3)
+
+
+def test_values_without_a_block_are_those_of_the_rest():
+    made, reference = features(205), gaussian(features(300, seed=1))
+    for rows, value in zip(blocks(len(made)), without_blocks(made, reference), strict=True):
+        assert value == pytest.approx(distance(gaussian(np.delete(made, rows, axis=0)), reference), rel=1e-6)
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(0).normal(size=400)
+    without = [np.delete(values, rows).mean() for rows in blocks(400, 400)]
+    assert standard_error(without) == pytest.approx(values.std(ddof=1) / 20, rel=1e-9)
+    low, high = interval(values.mean(), without)
+    assert high - low == pytest.approx(2 * 1.96 * standard_error(without))
+
+
+def test_blocks_take_every_picture_once():
+    assert sorted(np.concatenate(blocks(103)).tolist()) == list(range(103))
+    assert {len(block) for block in blocks(103)} == {10, 11}
+
+
+def test_extrapolation_removes_the_bias_of_few_pictures():
+    reference = Gaussian(np.zeros(64), np.eye(64), None)
+    rng = np.random.default_rng(0)
+    raw, mended = zip(
+        *((distance(gaussian(x), reference), extrapolated(x, reference)) for x in rng.normal(size=(6, 600, 64))),
+        strict=True,
+    )
+    assert np.mean(raw) > 1.5 and abs(np.mean(mended)) < np.mean(raw) / 4  # the true distance is 0
+
+
+def test_the_intercept_of_a_line_in_one_over_n():
+    sizes = [100, 200, 400]
+    assert intercept(sizes, [5 + 300 / size for size in sizes]) == pytest.approx(5)

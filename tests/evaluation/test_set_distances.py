@@ -1,0 +1,192 @@
+"""FID, KID and their like, end to end on real networks: pictures, features, reference set, value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from apex_cli.errors import DataError, SetupError
+from apex_cli.evaluation import canary, effnet, frechet, inception, kid, reference, reference_sets
+from apex_cli.evaluation.base import Item, Picture
+from apex_cli.evaluation.catalog import EFFNET, INCEPTION
+from apex_cli.evaluation.cmmd import Cmmd
+from apex_cli.evaluation.distances import DistanceConfig
+from apex_cli.evaluation.fd_dinov2 import FdDinov2
+from apex_cli.evaluation.features import FeatureStage
+from apex_cli.evaluation.fid_clean import FidClean
+from apex_cli.evaluation.fid_sana import FidSana512
+from apex_cli.evaluation.observations import digest
+from apex_cli.torchvision_guard import import_torchvision
+from apex_cli.worlds.shapes.grammar import prompts, scene_for
+from apex_cli.worlds.shapes.renderer import render
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("APEX_CACHE", str(tmp_path / "apex"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+def pictures(folder: Path, count: int, damage=lambda pixels: pixels) -> list[Picture]:
+    """Renders of prompts of the shapes world, as files."""
+    folder.mkdir()
+    found = []
+    for i in range(count):
+        prompt = prompts("iid")[i * 7 % 260]
+        pixels = damage(render(scene_for(prompt, np.random.default_rng([5, i]))))
+        Image.fromarray(pixels).save(folder / f"{i:05d}.png")
+        item = Item(f"{i:05d}", prompt.tag, prompt.text)
+        found.append(Picture(item, 0, folder / f"{i:05d}.png", digest([str(folder), i]), (64, 64)))
+    return found
+
+
+def seen(protocol, found: list[Picture]) -> dict:
+    said = {}
+    for stage in protocol.stages:
+        stage.open()
+        said[stage.name] = dict(zip(found, stage.observe(found, {}), strict=True))
+    return said
+
+
+@pytest.fixture(scope="module")
+def random_inception(tmp_path_factory) -> Path:
+    """The published file's names, shapes and format, random values."""
+    import_torchvision()
+    from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d  # noqa: F401  # the blocks are installed
+
+    torch.manual_seed(0)
+    network = inception.inception()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.weight.uniform_(0.8, 1.6)
+    weights = network.state_dict() | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+    path = tmp_path_factory.mktemp("weights") / INCEPTION.name
+    torch.save(weights, path)
+    return path
+
+
+def test_the_network_is_that_of_torch_fidelity(random_inception):
+    import_torchvision()
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    theirs = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(random_inception))
+    pixels = torch.randint(0, 256, (2, 3, 299, 299), dtype=torch.uint8)
+    expected = theirs(pixels)[0]
+    found = inception.load(random_inception)((pixels.float() - 128) / 128)
+    assert expected.std() > 1e-3 and torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fid_is_read_from_a_reference_set_of_a_folder(random_inception, tmp_path, monkeypatch):
+    file = INCEPTION.files[0]
+    asset = INCEPTION.__class__(**{**vars(INCEPTION), "files": (file.__class__(file.name, file.size),)})
+    monkeypatch.setattr(FidClean, "asset", asset)
+    truth, made = pictures(tmp_path / "truth", 8), pictures(tmp_path / "made", 6, np.ascontiguousarray)
+    config = DistanceConfig(weights=random_inception, reference=tmp_path / "truth", forward=4)
+    protocol = FidClean(config)
+    assert protocol.needs[1].find() is None and "apex eval reference" in protocol.needs[1].remedy
+    *_, told = reference_sets.collect(FidClean(config), tmp_path / "truth")
+    assert told.n == 8 and protocol.needs[1].find() == told.path
+    result = protocol.summarise(made, seen(protocol, made))
+    own, others = (np.stack([row["features"] for row in seen(protocol, p)["features"].values()]) for p in (made, truth))
+    expected = frechet.distance(frechet.gaussian(own), frechet.gaussian(others))
+    assert result.value == pytest.approx(expected, rel=1e-6) and result.protocol == "fid@clean"
+    assert result.facts["images"] == 6 and result.facts["reference images"] == 8
+    assert "not FID-30K" in result.notes[0] and not result.higher_is_better
+    sana = FidSana512(DistanceConfig(weights=random_inception, reference=told.path))
+    with pytest.raises(DataError, match="another extractor or resize"):
+        reference.read(told.path, {**protocol.stages[0].identity, "resize": sana.name})
+
+
+def test_the_lite_kernel_distance_sees_damage(tmp_path):
+    protocol = kid.Kid(DistanceConfig())
+    assert protocol.name == "kid@effnet-lite0" and protocol.tier == "lite"
+    fresh = pictures(tmp_path / "fresh", 24)
+    grey = pictures(tmp_path / "grey", 24, lambda p: p.mean(2, keepdims=True).repeat(3, 2).astype(np.uint8))
+    clean, damaged = (protocol.summarise(side, seen(protocol, side)) for side in (fresh, grey))
+    assert abs(clean.value) < 40 and damaged.value > clean.value + 60
+    low, high = damaged.interval
+    assert low < damaged.value < high and "renders of the same prompts" in damaged.notes[1]
+
+
+def test_the_lite_kernel_distance_needs_a_reference_for_other_prompts(tmp_path):
+    protocol = kid.Kid(DistanceConfig())
+    [picture] = pictures(tmp_path / "one", 1)
+    foreign = Picture(Item("0", "all", "a city at night"), 0, picture.path, picture.sha256, picture.size)
+    stage = protocol.stages[1]
+    with pytest.raises(DataError, match="nothing to compare"):
+        stage.observe([foreign], {})
+
+
+@pytest.fixture
+def effnet_stage() -> FeatureStage:
+    return FeatureStage(effnet.extractor(EFFNET.require()))
+
+
+def test_the_canary_of_the_shipped_weights_is_stored(effnet_stage):
+    assert canary.stored(effnet_stage.identity) is not None
+    effnet_stage.open()
+
+
+def test_a_broken_extractor_is_told_by_the_canary(effnet_stage):
+    extractor = effnet_stage.extractor
+    network = extractor.load()
+    network.network._conv_stem.weight.data *= 1.5
+    with pytest.raises(SetupError, match="extractor is broken"):
+        canary.check(effnet_stage.identity, extractor.prepare, network, torch.device("cpu"))
+    for broken in (lambda x: x.mean((2, 3)) * 0 + 1, lambda x: x.mean((2, 3)) / 0, lambda x: x.mean((2, 3)) - x.mean()):
+        with pytest.raises(SetupError, match="extractor is broken"):
+            canary.answers(extractor.prepare, broken, torch.device("cpu"))
+
+
+def test_the_canary_keeps_the_answers_of_the_cpu_for_other_weights():
+    identity = {"network": "toy"}
+    assert canary.stored(identity) is None
+    canary.check(identity, effnet.prepare, lambda x: x.mean((2, 3)), torch.device("cpu"))
+    assert canary.stored(identity) is not None
+    with pytest.raises(SetupError, match="away from the stored ones"):
+        canary.check(identity, effnet.prepare, lambda x: x.amax((2, 3)), torch.device("cpu"))
+
+
+def test_features_do_not_depend_on_the_batch(effnet_stage, tmp_path):
+    found = pictures(tmp_path / "some", 5)
+    effnet_stage.open()
+    together = effnet_stage.observe(found, {})
+    effnet_stage.forward = 2
+    for one, other in zip(together, effnet_stage.observe(found, {}), strict=True):
+        assert np.allclose(one["features"], other["features"], atol=1e-4)
+
+
+def test_cmmd_and_fd_dinov2_run_on_tiny_models_of_their_classes(tmp_path):
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = CLIPVisionConfig(**small, intermediate_size=64, image_size=28, patch_size=14, projection_dim=16)
+    CLIPVisionModelWithProjection(vision).save_pretrained(tmp_path / "clip")
+    Dinov2Model(Dinov2Config(**small, image_size=518, patch_size=14)).save_pretrained(tmp_path / "dino")
+    made = pictures(tmp_path / "made", 24)
+    for kind, folder, dimensions in ((Cmmd, "clip", 16), (FdDinov2, "dino", 32)):
+        config = DistanceConfig(weights=tmp_path / folder, reference=tmp_path / "made")
+        list(reference_sets.collect(kind(config), tmp_path / "made"))
+        protocol = kind(config)
+        assert all(need.find() for need in protocol.needs)
+        result = protocol.summarise(made, said := seen(protocol, made))
+        assert next(iter(said["features"].values()))["features"].shape == (dimensions,)
+        assert abs(result.value) < 1e-3 and result.protocol == protocol.name
+
+
+def test_an_npz_of_pytorch_fid_is_read(tmp_path):
+    path = tmp_path / "stats.npz"
+    np.savez(path, mu=np.zeros(4), sigma=np.eye(4))
+    found = reference.read(path, {})
+    assert found.n is None and frechet.distance(found, found) < 1e-9
+    np.savez(path, other=np.zeros(4))
+    with pytest.raises(DataError, match="`mu` and `sigma`"):
+        reference.read(path, {})
+
+
