@@ -95,6 +95,17 @@ def _reader(name: str, config: Any, backbone: Choice) -> Any:
     return kind(config, resolution=side)
 
 
+def checked(recipe: Recipe) -> Any:
+    """What `apex data check` reads where a recipe names the set: a `data.checks.samples.Source`."""
+    from apex_cli.data.checks.sources import ReaderSource
+
+    source = data(recipe)
+    readers = getattr(source, "sources", [source])
+    if not all(hasattr(reader, "picture") for reader in readers):
+        raise UsageError(f"[data] of '{recipe.name}' has samples that are no files.", "Name a folder, tars or a table.")
+    return ReaderSource(recipe.data.name, readers)
+
+
 def _own(source: Any) -> Any:
     """The settings of a mixture's source that its reader knows."""
     from apex_cli.data.mixture import OWN

@@ -146,8 +146,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-data-") as place:
         found = {
             "asked": {name: value for name, value in vars(options).items() if name != "json"},
+            "memory": memory(
+                options.memory_samples, Path(place)
+            ),  # first, in a process that has held nothing large yet
             "rates": rates(options.samples, options.side, options.repeats, Path(place)),
-            "memory": memory(options.memory_samples, Path(place)),
         }
     for name, row in found["rates"].items():
         told = "  ".join(f"{key} {value:.2f}" for key, value in row.items())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from apex_cli.data.caches import Entry
 
 app = typer.Typer(
-    help="List, verify and clear the latents and prompt embeddings kept on disk.",
+    help="List, verify and clear the latents, prompt embeddings and screenings kept on disk.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

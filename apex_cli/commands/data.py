@@ -11,6 +11,8 @@ from apex_cli.commands._ui import Json, Overrides, emit, say, table
 
 if TYPE_CHECKING:
     from apex_cli.data.checks.rules import Limits
+    from apex_cli.data.checks.samples import Source
+    from apex_cli.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -22,10 +24,16 @@ def data() -> None:
 
 @app.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="A folder of pictures with captions, or of tar shards.")],
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A folder of pictures with captions, of tar shards or of Parquet files, a Parquet file, or what "
+            "`datasets` saved.  [default: what [data] of --recipe reads]"
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the report.  [default: checks/NAME]")] = None,
     column: Annotated[
-        str | None, typer.Option(help="Captions in metadata.jsonl or .csv.  [default: the recipe's, text or prompt]")
+        str | None, typer.Option(help="Captions in a table or metadata file.  [default: the recipe's, text or prompt]")
     ] = None,
     tokenizer: Annotated[
         str | None,
@@ -38,7 +46,8 @@ def check(
         int | None, typer.Option(min=1, help="Tiny is a shorter side below.  [default: the recipe's resolution, or 64]")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Take tokenizer, length, resolution and column from this recipe.")
+        str | None,
+        typer.Option(help="Take tokenizer, length, resolution and column from this recipe, without PATH the set too."),
     ] = None,
     overrides: Overrides = [],  # noqa: B006
     as_json: Json = False,
@@ -55,9 +64,13 @@ def check(
 
     if overrides and not recipe:
         raise UsageError("--set changes a recipe.", "Give one: --recipe.")
-    limits, named = _limits(recipe, overrides, tokenizer, max_tokens, min_side)
-    folder = out or Path("checks") / (path.resolve().name or "root")
-    show(run.check(path, folder, limits, column or named))
+    read = _load(recipe, overrides) if recipe else None
+    limits = _limits(read, tokenizer, max_tokens, min_side)
+    source, name = _source(path, column, read)
+    folder = out or Path("checks") / (Path(name).resolve().name or "root")
+    if path and folder.resolve().is_relative_to(path.resolve()):
+        raise UsageError(f"'{folder}' lies inside the set, which a check leaves as it is.", "Choose another --out.")
+    show(run.check(source, name, folder, limits))
     found = report.read_report(folder)
     if as_json:
         emit(found | {"page": str(folder / report.PAGE), "quarantine": str(folder / report.QUARANTINE)})
@@ -70,22 +83,40 @@ def check(
         raise typer.Exit(DataError.exit_code)
 
 
-def _limits(
-    recipe: str | None, overrides: list[str], tokenizer: str | None, tokens: int | None, side: int | None
-) -> tuple[Limits, str | None]:
-    """Limits of the options over those of the recipe over the defaults; and the recipe's column of captions."""
+def _load(recipe: str, overrides: list[str]) -> Recipe:
+    from apex_cli import recipe as recipes
+
+    return recipes.load(recipe, overrides)
+
+
+def _source(path: Path | None, column: str | None, recipe: Recipe | None) -> tuple[Source, str]:
+    """What is checked, and its name."""
+    from apex_cli.errors import UsageError
+
+    if path:
+        from apex_cli.data.checks.sources import open_source
+
+        named = recipe and getattr(recipe.data.config, "caption_column", None)
+        return open_source(path, column or named), str(path)
+    if recipe is None:
+        raise UsageError("There is nothing to check.", "Give a folder or file, or --recipe with [data].")
+    if column:
+        raise UsageError("--column is for a path.", "With a recipe alone: --set data.caption_column=NAME.")
+    from apex_cli import build
+
+    return build.checked(recipe), recipe.name
+
+
+def _limits(recipe: Recipe | None, tokenizer: str | None, tokens: int | None, side: int | None) -> Limits:
+    """Those of the options over those of the recipe over the defaults."""
     from apex_cli.data.checks.rules import Limits
 
     given: dict[str, Any] = {}
-    column = None
     if recipe:
         from apex_cli import build
-        from apex_cli import recipe as recipes
         from apex_cli.backbones import tokenizers
 
-        read = recipes.load(recipe, overrides)
-        settings, column = read.backbone.config, getattr(read.data.config, "caption_column", None)
-        model = build.skeleton(read.backbone.name, settings)
+        model = build.skeleton(recipe.backbone.name, recipe.backbone.config)
         given |= {"side": model.config.resolution, "tokens": model.config.max_tokens}
         given["count"] = tokenizers.counter(tokenizers.longest(model.pipeline))
     if tokenizer:
@@ -93,7 +124,7 @@ def _limits(
 
         given["count"] = tokenizers.counter(tokenizers.load(tokenizer))
     chosen: dict[str, Any] = {"side": side, "tokens": tokens}
-    return Limits(**given | {name: value for name, value in chosen.items() if value is not None}), column
+    return Limits(**given | {name: value for name, value in chosen.items() if value is not None})
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """House-keeping of the cache folder: what lies there, whether it is whole, and what may go.
 
-Only what apex has written is ever touched: folders named by a key in `latents/` and `prompts/`, and unfinished files.
+Only what apex has written is ever touched: folders named by a key in `latents/` and `prompts/`, files named by one in
+`screened/`, and unfinished files.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_cli.data import store
+from apex_cli.data.store import SCREENED
 
 KINDS = ("latents", "prompts")
 KEY = re.compile(r"[0-9a-f]{24}")
@@ -22,7 +24,8 @@ KEY = re.compile(r"[0-9a-f]{24}")
 
 @dataclass(frozen=True)
 class Entry:
-    """One store. `age`: seconds since a run last used it; `rows` counts finished shards; `size` in bytes."""
+    """One store, or what was found in one data set. `rows`: of finished shards, or samples looked at; `size` in bytes.
+    `age`: seconds since a run last used it."""
 
     kind: str
     key: str
@@ -40,7 +43,20 @@ def entries() -> list[Entry]:
     """All stores, the last used first."""
     folders = [folder for kind in KINDS for folder in (store.cache_folder() / kind).glob("*")]
     found = [_entry(folder) for folder in folders if folder.is_dir() and KEY.fullmatch(folder.name)]
+    files = (store.cache_folder() / SCREENED).glob("*.json")
+    found += [_screened(file) for file in files if KEY.fullmatch(file.stem)]
     return sorted(found, key=lambda entry: entry.age)
+
+
+def _screened(file: Path) -> Entry:
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        rows, about, complete = int(facts["samples"]), {"data": str(facts["path"])}, True
+    except (ValueError, KeyError, TypeError):
+        rows, about, complete = 0, {}, False
+    found = file.stat()
+    age = max(0.0, time.time() - found.st_mtime)
+    return Entry(SCREENED, file.stem, file, rows, found.st_size, age, complete, about, {})
 
 
 def _entry(folder: Path) -> Entry:
@@ -65,7 +81,9 @@ def _entry(folder: Path) -> Entry:
 
 
 def broken(entry: Entry) -> Iterator[tuple[Path, str]]:
-    """(file, what is wrong with it) of every shard that is not what was written."""
+    """(file, what is wrong with it) of every file that is not what was written."""
+    if entry.kind == SCREENED and not entry.complete:
+        yield entry.folder, "truncated or not readable"
     for name in sorted(entry.shards.keys() | {path.name for path in entry.folder.glob(store.SHARDS)}):
         path, listed = entry.folder / name, entry.shards.get(name)
         found = store.header(path)
@@ -80,7 +98,9 @@ def broken(entry: Entry) -> Iterator[tuple[Path, str]]:
 def leftovers() -> list[Path]:
     """Unfinished files of processes that are gone."""
     folder = store.cache_folder()
-    return [path for kind in KINDS for path in folder.glob(f"{kind}/*/.*{store.PARTIAL}") if store.is_abandoned(path)]
+    places = (*(f"{kind}/*" for kind in KINDS), SCREENED)
+    found = (path for place in places for path in folder.glob(f"{place}/.*{store.PARTIAL}"))
+    return [path for path in found if store.is_abandoned(path)]
 
 
 def superfluous(older_than: float | None, max_size: int | None) -> list[Entry]:

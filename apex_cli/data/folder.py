@@ -21,14 +21,14 @@ from pydantic import Field
 from apex_cli.data import screen
 from apex_cli.data.flaws import Flaw
 from apex_cli.data.picture_data import PictureConfig, PictureData, content_hash
-from apex_cli.data.pictures import SUFFIXES, Named, Source
+from apex_cli.data.pictures import SUFFIXES, Named
+from apex_cli.data.places import CAPTION_BYTES
 from apex_cli.data.tars import is_outside
 from apex_cli.errors import DataError, UsageError
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 COLUMNS = ("text", "prompt")
 """Columns of the captions where the recipe names none, the first one that a row has."""
-CAPTION_BYTES = 2**20
 
 
 class FolderConfig(PictureConfig):
@@ -66,17 +66,11 @@ class FolderData(PictureData):
             rows = list(zip(self._names, contents, told, strict=True))
         return hashlib.sha256(json.dumps(["folder-1", self.frame, rows]).encode()).hexdigest()
 
-    def prompts(self, rows: Sequence[int]) -> list[str]:
-        """Captions; empty where there is none, which a run leaves out (`probe`)."""
-        found = (self._captions[row] for row in rows)
-        return [caption if isinstance(caption, str) else "" for caption in found]
+    def captions(self, rows: Sequence[int]) -> list[str | Flaw]:
+        return [self._captions[row] for row in rows]
 
     def name(self, row: int) -> str:
         return self._names[row]
-
-    def probe(self, row: int) -> Source | Flaw:
-        caption = self._captions[row]
-        return caption if isinstance(caption, Flaw) else super().probe(row)
 
     def pictures(self, rows: Sequence[int]) -> list[Named]:
         files = [self._folder / self._names[row] for row in rows]

@@ -12,10 +12,14 @@ from typing import Any
 
 from pydantic import Field
 
-from apex_cli.data.picture_data import CAPTIONS, IMAGES, PictureConfig, PictureData, column, worded
+from apex_cli.data.flaws import Flaw
+from apex_cli.data.members import worded
+from apex_cli.data.picture_data import CAPTIONS, IMAGES, PictureConfig, PictureData, column
 from apex_cli.data.pictures import Named
 from apex_cli.errors import DataError, SetupError
 
+SAVED = ("state.json", "dataset_dict.json")
+"""One of them lies in a folder that `save_to_disk` wrote."""
 KINDS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset", ".json": "json", ".jsonl": "json"}
 """Files that are read on their own; a folder may hold whatever `load_dataset` knows."""
 
@@ -53,9 +57,8 @@ class DatasetsData(PictureData):
     def __len__(self) -> int:
         return len(self._captions)
 
-    def prompts(self, rows: Sequence[int]) -> list[str]:
-        said = self._captions[list(rows)][self._caption]
-        return [worded(self.name(row), text) for row, text in zip(rows, said, strict=True)]
+    def captions(self, rows: Sequence[int]) -> list[str | Flaw]:
+        return [worded(text) for text in self._captions[list(rows)][self._caption]]
 
     def pictures(self, rows: Sequence[int]) -> list[Named]:
         found = self._images[list(rows)][self._image]
@@ -106,10 +109,9 @@ def _loaded(config: DatasetsConfig) -> Any:
 def _on_disk(place: Path, config: DatasetsConfig) -> Any:
     import datasets
 
-    if (place / "state.json").is_file():
-        return datasets.load_from_disk(str(place))
-    if (place / "dataset_dict.json").is_file():
-        return _split(datasets.load_from_disk(str(place)), config)
+    if any((place / name).is_file() for name in SAVED):
+        found = datasets.load_from_disk(str(place))
+        return _split(found, config) if isinstance(found, datasets.DatasetDict) else found
     if place.is_dir():
         return datasets.load_dataset(str(place), split=config.split)
     if place.suffix not in KINDS:

@@ -21,6 +21,7 @@ from torch import Tensor
 from apex_cli import registry
 from apex_cli.config import Section
 from apex_cli.data.pools import Pool, pools
+from apex_cli.flow.condition import Cond
 
 ALONE = ("mixture", "modes")
 """Data that cannot be a source: it has no pictures of its own."""
@@ -89,6 +90,12 @@ class Mixture:
     def pixels(self, rows: Sequence[int]) -> Tensor:
         """[B, 3, H, W] in [-1, 1]."""
         return torch.stack(self._ask(rows, lambda source, own: list(source.pixels(own))))
+
+    def stored_texts(self, reader: str) -> Callable[[str], Cond | None] | None:
+        """Finds the embedding of a prompt in the sources that have some."""
+        finds = [source.stored_texts for source in self.sources if hasattr(source, "stored_texts")]
+        asked = [find for find in (find(reader) for find in finds) if find]
+        return (lambda prompt: next(filter(None, (find(prompt) for find in asked)), None)) if asked else None
 
     def _ask(self, rows: Sequence[int], ask: Callable[[Any, list[int]], list[Any]]) -> list[Any]:
         """Answers in the order of `rows`; each source is asked once for all of its own."""

@@ -15,7 +15,9 @@ import pyarrow as pa
 from pyarrow import parquet
 from pydantic import Field
 
-from apex_cli.data.picture_data import CAPTIONS, IMAGES, PictureConfig, PictureData, column, files, worded
+from apex_cli.data.flaws import Flaw
+from apex_cli.data.members import worded
+from apex_cli.data.picture_data import CAPTIONS, IMAGES, PictureConfig, PictureData, column, files
 from apex_cli.data.pictures import Named
 from apex_cli.errors import DataError
 
@@ -60,9 +62,9 @@ class ParquetData(PictureData):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def prompts(self, rows: Sequence[int]) -> list[str]:
+    def captions(self, rows: Sequence[int]) -> list[str | Flaw]:
         found = self._values(rows, image=False)
-        return [worded(self.name(row), found[row]) for row in rows]
+        return [worded(found[row]) for row in rows]
 
     def pictures(self, rows: Sequence[int]) -> list[Named]:
         found = self._values(rows, image=True)

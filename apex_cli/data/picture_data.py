@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +23,6 @@ from apex_cli.data.screen import ScreenConfig
 from apex_cli.data.store import file_hash
 from apex_cli.errors import DataError
 
-CHUNK = 64
-"""Pictures that are in memory at once when all are looked at."""
 IMAGES = ("image", "jpg", "jpeg", "png", "webp")
 CAPTIONS = ("text", "prompt", "caption", "txt")
 """Columns of a table where the recipe names none, the first one that it has."""
@@ -47,7 +45,11 @@ class PictureData(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def prompts(self, rows: Sequence[int]) -> list[str]: ...
+    def captions(self, rows: Sequence[int]) -> list[str | Flaw]: ...
+
+    def prompts(self, rows: Sequence[int]) -> list[str]:
+        """Captions; empty where there is none, which a run leaves out (`probe`)."""
+        return ["" if isinstance(caption, Flaw) else caption for caption in self.captions(rows)]
 
     @abstractmethod
     def name(self, row: int) -> str: ...
@@ -57,6 +59,11 @@ class PictureData(ABC):
 
     def probe(self, row: int) -> Source | Flaw:
         """Where the picture of a row is; or why the row cannot be trained on, where that is known without a look."""
+        (caption,) = self.captions([row])
+        return caption if isinstance(caption, Flaw) else self.picture(row)
+
+    def picture(self, row: int) -> Source | Flaw:
+        """Where the picture of a row is, or why it is not taken."""
         try:
             return self.pictures([row])[0][1]
         except Refused as error:
@@ -75,9 +82,10 @@ class PictureData(ABC):
     def fingerprint(self) -> str:
         """SHA-256 over resolution, crop, and the bytes and captions of all pictures, however they are packed."""
         found = hashlib.sha256(json.dumps(["pictures-1", self.frame]).encode())
-        for rows in self._chunks():
-            for (_, source), caption in zip(self.pictures(rows), self.prompts(rows), strict=True):
-                found.update(json.dumps([content_hash(source), caption]).encode())
+        for row in range(len(self)):
+            source, (caption,) = self.probe(row), self.prompts([row])
+            content = source.reason if isinstance(source, Flaw) else content_hash(source)
+            found.update(json.dumps([content, caption]).encode())
         return found.hexdigest()
 
     def pixels(self, rows: Sequence[int]) -> Tensor:
@@ -104,10 +112,6 @@ class PictureData(ABC):
         """The bucket of every picture, from its header."""
         found = ahead(buckets.measure, (self.probe(row) for row in range(len(self))))
         return buckets.nearest(self._table, np.array(list(found))).astype(np.int16)
-
-    def _chunks(self) -> Iterator[range]:
-        every = range(len(self))
-        yield from (every[start : start + CHUNK] for start in range(0, len(self), CHUNK))
 
 
 def content_hash(source: Source) -> str:
@@ -141,11 +145,3 @@ def column(names: Sequence[str], asked: str | None, known: Sequence[str], settin
         told = f"'{place}' has no column {asked or ' or '.join(known)}; it has {', '.join(names)}."
         raise DataError(told, f"Name it: data.{setting}.")
     return found
-
-
-def worded(name: str, caption: Any) -> str:
-    """The caption of a picture without the white space around it; raises `DataError` where there is none."""
-    text = str(caption or "").strip()
-    if not text:
-        raise DataError(f"'{name}' has no caption.", "Write one, or take the picture out of the set.")
-    return text

@@ -10,6 +10,8 @@ from apex_cli.data.flaws import Refused
 
 MEMBER_BYTES = 2**28
 """Nothing larger is read into memory; a picture of 64 megapixels has less."""
+CAPTION_BYTES = 2**20
+"""No caption has more."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from apex_cli.data.pictures import Source, flaw_of
 from apex_cli.data.pools import Pool, pools
 from apex_cli.data.shards import write_whole
 from apex_cli.errors import DataError
+from apex_cli.flow.condition import Cond
 
-FORMAT = 1
+FORMAT = 2
 """Raised when something else is broken than before: part of the key of what is kept on disk."""
 NAMED = 3
 """Samples that an error names before it counts."""
@@ -60,8 +61,7 @@ def refuse(broken: Sequence[tuple[str, Flaw]], total: int, config: Any) -> None:
     told = f"{len(broken)} of {total} samples in '{config.path}' are broken ({share:.2%}; data.max_broken allows "
     raise DataError(
         f"{told}{config.max_broken:.2%}): {first}{more}.",
-        f"`apex data check {config.path}` names all of them in a folder or in tars; mend or remove them, "
-        "or set data.max_broken.",
+        f"`apex data check {config.path}` names all of them; mend or remove them, or set data.max_broken.",
     )
 
 
@@ -70,13 +70,15 @@ def recall(data: Any) -> list[Finding] | None:
     path = _memory(data)
     if not path.is_file():
         return None
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    path.touch()  # `apex cache gc` asks when it was last used
+    return json.loads(path.read_text(encoding="utf-8"))["found"]
 
 
 def remember(data: Any, found: Sequence[Finding]) -> None:
     path = _memory(data)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, found)
+    facts = {"path": data.config.path, "samples": len(data), "found": list(found)}
+    write_whole(path, json.dumps(facts, ensure_ascii=False).encode())
 
 
 def write(path: Path, found: Sequence[Finding]) -> None:
@@ -86,7 +88,7 @@ def write(path: Path, found: Sequence[Finding]) -> None:
 
 def _memory(data: Any) -> Path:
     key = hashlib.sha256(f"{FORMAT} {data.fingerprint}".encode()).hexdigest()[:24]
-    return store.cache_folder() / "screened" / f"{key}.jsonl"
+    return store.cache_folder() / store.SCREENED / f"{key}.json"
 
 
 class Kept:
@@ -122,8 +124,12 @@ class Kept:
 
     def stored_latents(self, *asked: Any) -> Callable[[Sequence[int]], Tensor] | None:
         find = getattr(self._data, "stored_latents", None)
-        read = find and find(*asked)
+        read = find and find(*asked, rows=self._rows.tolist())
         return read and (lambda rows: read(self._of(rows)))
+
+    def stored_texts(self, reader: str) -> Callable[[str], Cond | None] | None:
+        find = getattr(self._data, "stored_texts", None)
+        return find and find(reader, rows=self._rows.tolist())
 
     def _of(self, rows: Sequence[int]) -> list[int]:
         return [int(self._rows[int(row)]) for row in rows]

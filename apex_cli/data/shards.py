@@ -94,7 +94,9 @@ def _places(image: str, files: Mapping[str, bytes], offsets: Mapping[str, int]) 
     picture = files[image]
     found = {"offset": offsets[image], "size": len(picture), "sha256": hashlib.sha256(picture).hexdigest()}
     if "safetensors" in files:
-        found |= {"extras_offset": offsets["safetensors"], "extras_size": len(files["safetensors"])}
+        extras = files["safetensors"]
+        found |= {"extras_offset": offsets["safetensors"], "extras_size": len(extras)}
+        found |= {"extras_sha256": hashlib.sha256(extras).hexdigest()}
     return found
 
 

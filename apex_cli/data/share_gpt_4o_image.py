@@ -7,14 +7,16 @@ Any of the tars will do. The other half of the data set, which edits pictures, i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from apex_cli.data import tars
+from apex_cli.data.flaws import Flaw
+from apex_cli.data.members import Members, worded
 from apex_cli.data.picture_data import PictureConfig, files
-from apex_cli.data.webdataset import Sample, WebDataset, samples
+from apex_cli.data.webdataset import WebDataset
 from apex_cli.errors import DataError
 
 LIST, TARS = "text_to_image.json", "text_to_image_part_*.tar"
@@ -30,24 +32,25 @@ class ShareGpt4oImage(WebDataset):
 
     Config = ShareGpt4oImageConfig
 
-    def _samples(self, config: Any) -> Iterator[tuple[Sample, Any]]:
-        folder = Path(config.path).expanduser()
-        captions = _listed(folder / LIST)
-        for shard in files(str(folder / TARS), ".tar"):
-            yield from ((one, captions.get(_name(one.member))) for one in samples(shard) if one.member)
+    def __init__(self, config: Any, resolution: int):
+        self._folder = Path(config.path).expanduser()
+        self._listed = _listed(self._folder / LIST)
+        super().__init__(config, resolution)
+
+    def _shards(self) -> list[Path]:
+        return files(str(self._folder / TARS), ".tar")
+
+    def _caption(self, key: str, found: Members) -> str | Flaw:
+        return worded(next((self._listed[key, kind] for kind in found if (key, kind) in self._listed), None))
 
 
-def _listed(file: Path) -> dict[str, str]:
-    """Name of a picture -> caption."""
+def _listed(file: Path) -> dict[tuple[str, str], str]:
+    """Name of a picture, as (key, extension) -> caption."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
-        return {_name(row["output_image"]): row["input_prompt"] for row in rows}
+        return {tars.divided(row["output_image"]): row["input_prompt"] for row in rows}
     except FileNotFoundError as error:
         raise DataError(f"There is no file '{file}'.", "Download it with the tars, into one folder.") from error
     except (ValueError, KeyError, TypeError) as error:
         told = f"'{file}' is no list of rows with input_prompt and output_image."
         raise DataError(told, "Download it again.") from error
-
-
-def _name(path: str) -> str:
-    return path.removeprefix("./")

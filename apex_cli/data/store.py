@@ -32,6 +32,8 @@ SHARD_BYTES = 64 * 2**20
 SHARED = "Set APEX_CACHE to a folder that all ranks see, and run the same command again."
 ABANDONED = 3600
 """Seconds after which an unfinished file is nobody's, whatever process wrote it: a shard takes far less."""
+SCREENED = "screened"
+"""A folder beside those of the kinds, with a file for each data set that was looked at: `path`, `samples`, `found`."""
 MANIFEST, SHARDS, PARTIAL = "manifest.json", "*.safetensors", ".partial"
 
 

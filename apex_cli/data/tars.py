@@ -57,9 +57,9 @@ def scan(path: Path) -> Listing:
         if isinstance(found, Flaw):
             listing.flaws.append((name, found))
             continue
-        if (parts := NAME.fullmatch(name)) is None:
+        key, extension = divided(name)
+        if not extension:
             continue  # no sample for WebDataset either: README, .DS_Store, ._0001.png
-        key, extension = parts[1], parts[2].lower()
         members = listing.samples.setdefault(key, {})
         if members and key != last and key not in told:
             listing.flaws.append((key, Flaw("interleaved", "has other samples between its members")))
@@ -76,6 +76,12 @@ def scan(path: Path) -> Listing:
     return listing
 
 
+def divided(name: str) -> tuple[str, str]:
+    """Key and extension, in lower case, of a member; no extension where it belongs to no sample."""
+    parts = NAME.fullmatch(name.removeprefix("./"))
+    return (parts[1], parts[2].lower()) if parts else (name, "")
+
+
 def _members(path: Path) -> Iterator[tuple[str, Place | Flaw]]:
     """(name, place) of every file in a tar; a flaw instead of the place of what is refused, and of a bad end."""
     try:
@@ -88,8 +94,7 @@ def _members(path: Path) -> Iterator[tuple[str, Place | Flaw]]:
                 end = tar.offset
                 tar.members = []  # which tarfile would keep for ever
                 if not info.isdir():
-                    name = info.name.removeprefix("./")
-                    yield name, _refusal(info) or Place(path, info.offset_data, info.size)
+                    yield info.name.removeprefix("./"), _refusal(info) or Place(path, info.offset_data, info.size)
             if flaw := _bad_end(path, tar.offset):
                 yield path.name, flaw
     except Exception as error:  # tarfile tells of damage in many ways

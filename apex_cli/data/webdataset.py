@@ -2,14 +2,12 @@
 
     0001.jpg, 0001.txt, 0002.jpg, 0002.txt, ...
 
-The headers of a tar are read once at the start, its pictures from their places. Nothing is ever unpacked.
+The headers of a tar are read once at the start, its pictures from their places. Nothing is ever unpacked. What a tar
+lacks or what is refused of it counts as a broken sample.
 """
 
 from __future__ import annotations
 
-import json
-import tarfile
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +15,12 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from apex_cli.data.picture_data import PictureConfig, PictureData, files, worded
+from apex_cli.data import members, tars
+from apex_cli.data.flaws import Flaw, Refused
+from apex_cli.data.picture_data import PictureConfig, PictureData, files
 from apex_cli.data.pictures import SUFFIXES, Named
 from apex_cli.data.places import Place
 from apex_cli.errors import DataError
-
-FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
-"""Members that are looked at: no links, devices or sparse files."""
-TEXT_BYTES = 2**20
-"""Most of a caption that is read."""
-NOWHERE = Place(Path(), 0, 0)
 
 
 class WebDatasetConfig(PictureConfig):
@@ -36,18 +30,11 @@ class WebDatasetConfig(PictureConfig):
     """Suffix of the file with the caption; `json:prompt` is the entry `prompt` of a JSON file."""
 
 
-@dataclass
-class Sample:
-    """`member`: the name of the picture in `shard`; `place`: where it lies there. A sample may have none."""
-
-    shard: Path
-    member: str = ""
-    place: Place = NOWHERE
-    text: bytes = b""
-
-    @property
-    def name(self) -> str:
-        return f"{self.shard}/{self.member}"
+@dataclass(frozen=True)
+class Row:
+    name: str
+    picture: Place | Flaw
+    caption: str | Flaw
 
 
 class WebDataset(PictureData):
@@ -57,55 +44,51 @@ class WebDataset(PictureData):
 
     def __init__(self, config: Any, resolution: int):
         super().__init__(config, resolution)
-        self._pictures: list[Named] = []
-        self._captions: list[str] = []
-        for sample, caption in self._samples(config):
-            self._pictures.append((sample.name, sample.place))
-            self._captions.append(worded(sample.name, caption))
-        if not self._pictures:
-            raise DataError(f"No picture in the tars of '{config.path}'.", f"Known are {', '.join(sorted(SUFFIXES))}.")
+        self._rows = [row for shard in self._shards() for row in self._read(shard)]
+        if not any(isinstance(row.picture, Place) for row in self._rows):
+            first = "".join(f": {row.name}: {row.picture.told}" for row in self._rows[:1])  # pyright: ignore
+            told = f"No picture in the tars of '{config.path}'{first}."
+            raise DataError(told, f"Known are {', '.join(sorted(SUFFIXES))}.")
 
-    def _samples(self, config: Any) -> Iterator[tuple[Sample, Any]]:
-        """All samples with a picture, and their captions."""
-        suffix, _, entry = config.caption.partition(":")
-        for shard in files(config.path, ".tar"):
-            yield from ((one, _caption(one, entry)) for one in samples(shard, suffix) if one.member)
+    def _shards(self) -> list[Path]:
+        return files(self.config.path, ".tar")
+
+    def _caption(self, key: str, found: members.Members) -> str | Flaw:
+        kind, _, entry = self.config.caption.partition(":")
+        return members.text(found, kind, [entry] if entry else [])
+
+    def _read(self, shard: Path) -> Iterator[Row]:
+        """All samples of a tar; what has neither picture nor caption, a README say, is none."""
+        listing = tars.scan(shard)
+        broken: dict[str, Flaw] = {}
+        for name, flaw in listing.flaws:
+            if flaw.broken:
+                broken.setdefault(name, flaw)
+        for key, found in listing.samples.items():
+            flaw, picture, caption = broken.pop(key, None), members.picture(found), self._caption(key, found)
+            if flaw or not (_lacks(picture, "picture") and _lacks(caption, "caption")):
+                yield Row(f"{shard}/{key}", flaw or picture, flaw or caption)
+        for name, flaw in broken.items():
+            yield Row(str(shard) if name == shard.name else f"{shard}/{name}", flaw, flaw)
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._rows)
 
-    def prompts(self, rows: Sequence[int]) -> list[str]:
-        return [self._captions[row] for row in rows]
+    def captions(self, rows: Sequence[int]) -> list[str | Flaw]:
+        return [self._rows[row].caption for row in rows]
 
     def name(self, row: int) -> str:
-        return self._pictures[row][0]
+        return self._rows[row].name
 
     def pictures(self, rows: Sequence[int]) -> list[Named]:
-        return [self._pictures[row] for row in rows]
+        return [(self._rows[row].name, _place(self._rows[row].picture)) for row in rows]
 
 
-def samples(shard: Path, text: str | None = None) -> Iterator[Sample]:
-    """The samples of a tar: of each the first picture, and what its member with suffix `text` says."""
-    found: dict[str, Sample] = defaultdict(lambda: Sample(shard))
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in (one for one in tar if one.type in FILES):
-                folder, slash, name = member.name.rpartition("/")
-                key, _, suffix = name.partition(".")
-                sample = found[folder + slash + key]
-                if suffix == text:
-                    sample.text = Place(shard, member.offset_data, min(member.size, TEXT_BYTES)).read()
-                elif f".{suffix.lower()}" in SUFFIXES and not sample.member:
-                    sample.member, sample.place = member.name, Place(shard, member.offset_data, member.size)
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"The shard '{shard}' could not be read: {error}.", "Copy or download it again.") from error
-    yield from found.values()
+def _lacks(found: Place | str | Flaw, part: str) -> bool:
+    return isinstance(found, Flaw) and found.reason == f"{part}-missing"
 
 
-def _caption(sample: Sample, entry: str) -> Any:
-    """The text of a sample, or one entry of it where it is JSON."""
-    try:
-        return json.loads(sample.text).get(entry) if entry and sample.text else sample.text.decode("utf-8-sig")
-    except (ValueError, AttributeError) as error:
-        told = f"The caption of '{sample.name}' is no {'JSON object' if entry else 'text in UTF-8'}."
-        raise DataError(told, "Mend it, or name another file of the sample: data.caption.") from error
+def _place(found: Place | Flaw) -> Place:
+    if isinstance(found, Flaw):
+        raise Refused(found.reason, found.told)
+    return found

@@ -119,7 +119,7 @@ class Inputs:
             self.conds = {prompt: self.backbone.encode_prompts([prompt]) for prompt in prompts}
             return
         about = {name: value for name, value in self.about.items() if name != "data"}
-        self.conds = Prompts(self.backbone, prompts, self.accelerator.device, about)
+        self.conds = Prompts(self.backbone, prompts, self.accelerator.device, about, self.data)
         yield from self._fill("encode prompts", self.conds)
 
     def _fill(self, phase: str, cache: Latents | Prompts) -> Iterator[Progress]:

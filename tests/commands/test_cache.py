@@ -14,7 +14,8 @@ import pytest
 import torch
 from tiny_runs import apex
 
-from apex_cli.data import caches
+from apex_cli.data import caches, screen
+from apex_cli.data.folder import FolderConfig
 from apex_cli.data.store import MANIFEST, Store, draft, write
 
 DAY = 86400
@@ -143,6 +144,32 @@ def test_gc_of_what_dead_processes_left(capsys):
     assert {path.name for path in store.folder.iterdir()} == {
         alive.name, remote.name, "notes.txt", MANIFEST, "00000.safetensors", "00001.safetensors",
     }  # fmt: skip
+
+
+class Screened:
+    """What `screen` asks of a data set."""
+
+    config, fingerprint = FolderConfig(path="my/pics"), "f"
+
+    def __len__(self) -> int:
+        return 7
+
+
+def test_what_was_found_in_a_set_is_kept_too(folder, capsys):
+    found = [{"row": 3, "sample": "3.png", "reason": "picture-empty", "told": "the file is empty"}]
+    screen.remember(Screened(), found)
+    (file,) = (folder / "screened").iterdir()
+    os.utime(file, (1, 1))
+    assert screen.recall(Screened()) == found
+    (entry,) = caches.entries()
+    assert (entry.kind, entry.key, entry.rows, entry.about) == ("screened", file.stem, 7, {"data": "my/pics"})
+    assert entry.age < DAY  # it was used just now
+    assert apex("cache", "verify") == 0
+    file.write_text(file.read_text()[:-5])
+    assert apex("cache", "verify") == 3
+    assert f"{file}: truncated or not readable" in capsys.readouterr().out
+    assert apex("cache", "gc", "--max-size", "0B") == 0
+    assert not file.exists()
 
 
 def test_what_is_not_ours_stays(folder, capsys):

@@ -9,17 +9,21 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import hostile
+import pyarrow as pa
 import pytest
 from hostile import encoded, noise
 from PIL import Image, ImageEnhance
+from pyarrow import parquet
 from tiny_runs import apex, write_recipe
 
 from apex_cli import build
 from apex_cli.data.checks import report, run
 from apex_cli.data.checks.rules import Limits
-from apex_cli.data.checks.samples import Sample
+from apex_cli.data.checks.samples import Sample, Source
 from apex_cli.data.checks.seen import look
+from apex_cli.data.checks.sources import open_source
 from apex_cli.data.places import Place
 from apex_cli.data.shapes import ShapesConfig, ShapesData
 from apex_cli.data.synth import synthesise
@@ -34,9 +38,9 @@ def put(folder: Path, name: str, image: Image.Image, caption: str, **save: objec
     (folder / name).with_suffix(".txt").write_text(caption)
 
 
-def check(path: Path, out: Path, limits: Limits = Limits(), **options: str) -> dict[str, list[tuple[str, str]]]:
+def check(path: Path | Source, out: Path, limits: Limits = Limits()) -> dict[str, list[tuple[str, str]]]:
     """Reason -> (sample, sentence)."""
-    for _ in run.check(path, out, limits, **options):
+    for _ in run.check(open_source(path) if isinstance(path, Path) else path, str(path), out, limits):
         pass
     found: dict[str, list[tuple[str, str]]] = {}
     for name in (report.QUARANTINE, report.REMARKS):
@@ -143,7 +147,7 @@ def test_different_scenes_are_not_near(tmp_path):
     assert "picture-near" not in check(tmp_path / "set", tmp_path / "out")
 
 
-def test_memory_is_that_of_a_few_samples(tmp_path, monkeypatch):
+def test_memory_is_that_of_a_few_samples(tmp_path):
     """Beyond 56 bytes a picture, a thousand samples more take no more memory."""
     contents = [encoded("PNG", noise(seed, 16)) for seed in range(8)]
     file = tmp_path / "pictures"
@@ -165,9 +169,8 @@ def test_memory_is_that_of_a_few_samples(tmp_path, monkeypatch):
 
     peaks = []
     for count in (100, 1100):
-        monkeypatch.setattr(run, "open_source", lambda path, column, count=count: Many(count))
         tracemalloc.start()
-        check(tmp_path, tmp_path.parent / f"{tmp_path.name}-{count}")
+        check(Many(count), tmp_path / f"out-{count}")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 2**20
@@ -199,7 +202,59 @@ def test_plain_tars_without_an_index(tmp_path):
     assert check(tmp_path / "set", tmp_path / "out") == {}
     assert report.read_report(tmp_path / "out")["samples"] == 1
     with pytest.raises(UsageError, match="--column"):
-        check(tmp_path / "set", tmp_path / "out", column="text")
+        open_source(tmp_path / "set", "text")
+
+
+# ---- tables --------------------------------------------------------------------------------------------------------
+
+TABLE = {
+    "image": [encoded("PNG", noise(1)), encoded("PNG", noise(1)), None, encoded("PNG", noise(2)), encoded("GIF")],
+    "text": ["one", "two", "three", None, "five"],
+}
+
+
+def test_a_table_is_checked_as_training_reads_it(tmp_path):
+    (tmp_path / "set" / "sub").mkdir(parents=True)
+    parquet.write_table(pa.table(TABLE), file := tmp_path / "set" / "sub" / "a.parquet")
+    pictures = [content and {"bytes": content, "path": None} for content in TABLE["image"]]
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    datasets.Dataset.from_dict({"image": pictures, "text": TABLE["text"]}, features).save_to_disk(tmp_path / "saved")
+    for path, kind, name in (
+        (tmp_path / "set", "parquet", str(file)), (file, "parquet", str(file)),
+        (tmp_path / "saved", "datasets", str(tmp_path / "saved")),
+    ):  # fmt: skip
+        found = check(path, tmp_path / "out")
+        rows = [f"{name}, row {row}" for row in range(5)]
+        assert found == {
+            "picture-empty": [(rows[2], "the file is empty")],
+            "caption-missing": [(rows[3], "has no caption")],
+            "picture-mode": [(rows[4], "is stored as a palette: it is converted to RGB")],
+            "picture-duplicate": [(rows[1], f"has the bytes of {rows[0]}")],
+        }
+        told = report.read_report(tmp_path / "out")
+        assert (told["kind"], told["samples"], told["broken"]) == (kind, 5, 2)
+        # Of the row without a caption too, and both of the pair, which are read once more.
+        assert (tmp_path / "out" / report.PAGE).read_text().count("<img") == 1 + 1 + 2
+
+
+def test_a_recipe_alone_names_what_is_checked(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parquet.write_table(pa.table(TABLE).rename_columns(["image", "said"]), tmp_path / "a.parquet")
+    put(tmp_path / "pics", "a.png", noise(7), "seven")
+    sources = [{"name": "parquet", "path": "a.parquet", "caption_column": "said"}, {"name": "folder", "path": "pics"}]
+    recipe = write_recipe(tmp_path / "mine.toml", data={"name": "mixture", "sources": sources})
+    recipe.write_text(recipe.read_text().replace("size = 32\n", ""))
+    assert apex("data", "check", "--recipe", "mine.toml") == 3
+    captured = capsys.readouterr()
+    assert "2 of 6 samples are broken" in captured.out
+    told = report.read_report(tmp_path / "checks" / "mine")
+    assert (told["path"], told["kind"], told["samples"]) == ("mine", "mixture", 6)
+    assert apex("data", "check") == 2
+    assert "There is nothing to check" in capsys.readouterr().err
+    assert apex("data", "check", "--recipe", "mine.toml", "--column", "said") == 2
+    assert "--set data.caption_column" in capsys.readouterr().err
+    assert apex("data", "check", "--recipe", "shapes_full") == 2
+    assert "samples that are no files" in capsys.readouterr().err
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------

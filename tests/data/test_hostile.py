@@ -36,6 +36,7 @@ from hostile import (
 from apex_cli.data import pictures, tars
 from apex_cli.data.checks import report, run
 from apex_cli.data.checks.rules import Limits
+from apex_cli.data.checks.sources import open_source
 from apex_cli.data.flaws import REASONS, Refused
 from apex_cli.data.shards import MANIFEST, read_manifest
 from apex_cli.errors import DataError
@@ -155,7 +156,7 @@ def findings(out: Path) -> list[dict[str, str]]:
 
 
 def check(path: Path, out: Path, **limits: int) -> list[dict[str, str]]:
-    for _ in run.check(path, out, Limits(**limits)):
+    for _ in run.check(open_source(path), str(path), out, Limits(**limits)):
         pass
     return findings(out)
 

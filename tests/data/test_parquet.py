@@ -10,6 +10,7 @@ import pytest
 from picture_sets import SIDE, numbers, picture, table, write_parquet
 from pyarrow import parquet
 
+from apex_cli.data import screen
 from apex_cli.data.parquet import ParquetConfig, ParquetData
 from apex_cli.errors import DataError
 
@@ -60,19 +61,24 @@ def test_the_columns_can_be_named(tmp_path):
     assert "Column 'said' of" in refusal(tmp_path, image_column="said", caption_column="said")
 
 
-@pytest.mark.parametrize(
-    ("image", "text", "words"),
-    [
-        (picture(0), "  ", "a.parquet, row 1' has no caption"),
-        (picture(0), None, "a.parquet, row 1' has no caption"),
-        (None, "words", "a.parquet, row 1' could not be read"),
-        (b"<html>404</html>", "words", "a.parquet, row 1' could not be read"),
-    ],
-)
-def test_a_broken_row_is_named(tmp_path, image, text, words):
-    columns = {"image": [picture(0), image], "text": ["words", text]}
-    parquet.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=1)
-    assert words in refusal(tmp_path)
+def test_broken_rows_are_named_and_can_be_left_out(tmp_path):
+    columns = {
+        "image": [picture(0), picture(0), None, b"<html>404</html>", picture(4)],
+        "text": ["  ", None, "words", "words", "whole"],
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=2)
+    data = read(tmp_path)
+    found = [row for row in screen.look(data, range(5)) if row]
+    assert [(row["sample"], row["reason"]) for row in found] == [
+        (f"{tmp_path}/a.parquet, row 0", "caption-empty"),
+        (f"{tmp_path}/a.parquet, row 1", "caption-missing"),
+        (f"{tmp_path}/a.parquet, row 2", "picture-empty"),
+        (f"{tmp_path}/a.parquet, row 3", "picture-format"),
+    ]
+    kept = screen.Kept(data, [row["row"] for row in found])
+    assert (kept.prompts([0]), numbers(kept.pixels([0]))) == (["whole"], [4])
+    with pytest.raises(DataError, match="row 3' could not be read"):
+        data.pixels([3])
 
 
 def test_broken_files(tmp_path):

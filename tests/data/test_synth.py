@@ -17,49 +17,18 @@ import torch
 import webdataset
 from PIL import Image
 from pyarrow import parquet
-from safetensors.torch import load, load_file
+from safetensors.torch import load_file
+from synth_sets import PROMPTS, hashes, run
 
 from apex_cli import app, build, registry
-from apex_cli.data import identity, shards
-from apex_cli.data.latents import Latents
+from apex_cli.data import shards
 from apex_cli.data.shard_set import ShardSet, ShardSetConfig
 from apex_cli.data.store import draft
 from apex_cli.data.synth import synthesise
-from apex_cli.drafts import Flag
 from apex_cli.errors import DataError, UsageError
 from apex_cli.evaluation.scorers import ShapesScorer
-from apex_cli.generation import CountedVelocity, Request, generate, generator, to_pixels
-from apex_cli.recipe import load_synth
+from apex_cli.generation import CountedVelocity, Request, generate, to_pixels
 from apex_cli.samplers import euler
-
-PROMPTS = ["a red cube", "a photo of a blue sphere and a green star", "a photo of three hearts", "a ring", "a star"]
-
-
-@pytest.fixture(scope="module")
-def teacher():
-    return build.load_model("assets:shapes_teacher")
-
-
-@pytest.fixture
-def order(teacher):
-    """10 samples in 3 shards, batches of 3."""
-
-    def make(**changes):
-        config = {"images_per_prompt": 2, "batch": 3, "shard_size": 4, **changes}
-        flags = [Flag("--set", f"synth.{name}", value) for name, value in config.items() if name != "scorer"]
-        flags += [Flag("--set", "scorer.name", config["scorer"])] if "scorer" in config else []
-        return build.order(load_synth(None, flags), teacher, teacher.sample.with_nfe(2), PROMPTS)
-
-    return make
-
-
-def run(order, folder, part=0, parts=1):
-    return [event.done for event in synthesise(order, folder, part, parts)]
-
-
-def hashes(folder):
-    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 @pytest.fixture
@@ -171,54 +140,6 @@ def test_other_pictures_and_latents(order, tmp_path, teacher, image):
         tar.extract("00000008.safetensors", tmp_path, filter="data")
     (latent,) = load_file(tmp_path / "00000008.safetensors").values()
     assert latent.shape == teacher.backbone.latent_shape
-
-
-def stored(folder, row):
-    """What is stored beside a picture."""
-    with (folder / row["shard"]).open("rb") as file:
-        file.seek(row["extras_offset"])
-        return load(file.read(row["extras_size"]))
-
-
-def test_what_the_teacher_computed_can_be_stored(order, teacher, tmp_path):
-    run(order(store=["latents", "noise", "text"]), tmp_path)
-    index = parquet.read_table(tmp_path / shards.INDEX).to_pylist()
-    for row in index[::4]:
-        found = stored(tmp_path, row)
-        expected = torch.randn(teacher.backbone.latent_shape, generator=generator(0, row["index"]))
-        assert torch.equal(found["noise"], expected)
-        cond = teacher.backbone.encode_prompts([row["prompt"]])
-        torch.testing.assert_close(found["text"], cond.tokens[0][cond.mask[0]], atol=1e-4, rtol=1e-4)
-        (own,) = generate(teacher.backbone, teacher.sample.with_nfe(2), [Request(row["prompt"], 0, row["index"])])
-        torch.testing.assert_close(found["latent"], own.latent, atol=1e-4, rtol=1e-4)
-
-
-def test_stored_latents_are_trained_on_unencoded(order, teacher, tmp_path, monkeypatch):
-    run(order(store=["latents"]), tmp_path / "set")
-    index = parquet.read_table(tmp_path / "set" / shards.INDEX).to_pylist()
-    data = ShardSet(ShardSetConfig(path=str(tmp_path / "set")), 64)
-    with monkeypatch.context() as patch:
-        patch.setattr(type(teacher.backbone), "encode_images", None)
-        kept = latents(teacher.backbone, data)
-    for k in (0, 9):
-        assert torch.equal(kept[torch.tensor([k])][0], stored(tmp_path / "set", index[k])["latent"])
-
-
-def test_latents_of_another_autoencoder_or_size_are_encoded(order, teacher, tmp_path):
-    run(order(store=["latents"]), tmp_path / "set")
-    data = ShardSet(ShardSetConfig(path=str(tmp_path / "set")), 64)
-    assert data.stored_latents("another", teacher.backbone.latent_shape) is None
-    own = identity.encoders(teacher.backbone, ["latents"])["latents"]
-    assert data.stored_latents(own, (8, 4, 4)) is None
-    assert data.stored_latents(own, teacher.backbone.latent_shape) is not None
-
-
-def latents(backbone, data):
-    kept = Latents(backbone, data, torch.device("cpu"), {})
-    kept.store.begin()
-    list(kept.encode(kept.missing()))
-    kept.open()
-    return kept
 
 
 @pytest.fixture

@@ -8,15 +8,17 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from apex_cli.data.checks.samples import Sample
 from apex_cli.data.checks.seen import CELLS, Seen
 from apex_cli.data.flaws import Flaw
+from apex_cli.data.pictures import Source as Picture
 from apex_cli.data.places import Place
 
 BITS = 4
@@ -31,17 +33,19 @@ NEIGHBOURS = 8
 
 @dataclass(frozen=True)
 class Repeat:
-    """A sample that repeats an earlier one; the places are those of both pictures."""
+    """A sample that repeats an earlier one; `rows`: those of both in the ledger."""
 
     sample: str
     flaw: Flaw
-    pictures: tuple[Path | Place, ...]
+    rows: tuple[int, int]
 
 
 class Ledger:
     """All samples of a set by caption, content and look."""
 
-    def __init__(self) -> None:
+    def __init__(self, again: Callable[[int], Picture | Flaw] | None = None):
+        """`again`: reads the picture of the n-th sample once more, where pictures have no place of their own."""
+        self._again = again
         self._rows = sqlite3.connect("")  # on disk, and gone when it is closed
         self._rows.execute(
             "CREATE TABLE samples(id INTEGER PRIMARY KEY, name, path, start, size, content, caption, look)"
@@ -53,7 +57,9 @@ class Ledger:
 
     def add(self, sample: Sample, seen: Seen | Flaw | None) -> None:
         place, words, content, look = sample.picture, None, None, None
-        where = (str(place.path), place.offset, place.size) if isinstance(place, Place) else (str(place or ""), 0, None)
+        where: tuple[str | None, int, int | None] = (str(place) if isinstance(place, Path) else None, 0, None)
+        if isinstance(place, Place):
+            where = (str(place.path), place.offset, place.size)
         if sample.caption is not None:
             words = hashlib.sha256(" ".join(sample.caption.casefold().split()).encode()).digest()[:16]
         if isinstance(seen, Seen):
@@ -97,14 +103,19 @@ class Ledger:
                 yield self._repeat(ids[0], ids[1], "picture-near", told)
 
     def _repeat(self, later: int, first: int, reason: str, told: str) -> Repeat:
-        named = [
-            self._rows.execute("SELECT name, path, start, size FROM samples WHERE id = ?", (row,)).fetchone()
-            for row in (later, first)
-        ]
-        places = [
-            Path(path) if size is None else Place(Path(path), start, size) for _, path, start, size in named if path
-        ]
-        return Repeat(named[0][0], Flaw(reason, told.format(named[1][0])), tuple(places))
+        own, other = (self._facts(row)[0] for row in (later, first))
+        return Repeat(own, Flaw(reason, told.format(other)), (later, first))
+
+    def picture(self, row: int) -> Picture | Flaw | None:
+        """Where the picture of a sample is; None where it has none that could be read."""
+        _, path, start, size, content = self._facts(row)
+        if path:
+            return Path(path) if size is None else Place(Path(path), start, size)
+        return self._again(row - 1) if self._again and content else None
+
+    def _facts(self, row: int) -> tuple[Any, ...]:
+        asked = "SELECT name, path, start, size, content FROM samples WHERE id = ?"
+        return self._rows.execute(asked, (row,)).fetchone()
 
 
 def near(layouts: np.ndarray, colours: np.ndarray) -> dict[int, tuple[int, float, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from apex_cli.data.checks.rules import Limits
 from apex_cli.data.checks.samples import Sample
 from apex_cli.data.checks.seen import THUMBNAIL, Seen, thumbnail
 from apex_cli.data.flaws import REASONS, Flaw
+from apex_cli.data.pictures import Source as Picture
 from apex_cli.data.shards import write_whole
 from apex_cli.data.store import draft, settle
 from apex_cli.errors import DataError
@@ -68,9 +69,10 @@ class Report:
                 shown = [data_url(thumbnail(seen.small), "webp")] if isinstance(seen, Seen) else []
                 self._show(sample.name, flaw, shown, sample.caption)
 
-    def repeat(self, repeat: Repeat) -> None:
+    def repeat(self, repeat: Repeat, picture: Callable[[int], Picture | Flaw | None]) -> None:
+        """`picture`: that of a row of the ledger."""
         if self._tell(repeat.sample, repeat.flaw):
-            self._show(repeat.sample, repeat.flaw, list(_thumbnails(repeat)))
+            self._show(repeat.sample, repeat.flaw, list(_thumbnails(map(picture, repeat.rows))))
 
     def _tell(self, sample: str, flaw: Flaw) -> bool:
         """Write a finding down; whether the page has room for it."""
@@ -86,7 +88,7 @@ class Report:
         card = {"tag": flaw.reason, "name": sample, "told": flaw.told, "urls": shown, "caption": caption or ""}
         self.cards.setdefault(flaw.reason, []).append(card)
 
-    def finish(self, path: Path, kind: str, limits: Limits) -> None:
+    def finish(self, path: str, kind: str, limits: Limits) -> None:
         """Bring all files to their places, report.json last."""
         self._stack.close()
         for temporary, name in zip(self._drafts, (QUARANTINE, REMARKS), strict=True):
@@ -99,7 +101,7 @@ class Report:
         facts = {
             "format": FORMAT,
             "apex": __version__,
-            "path": str(path),
+            "path": path,
             "kind": kind,
             "samples": self.samples,
             "broken": self.broken,
@@ -115,10 +117,12 @@ class Report:
         write_whole(self.out / REPORT, json.dumps(facts, indent=1, ensure_ascii=False).encode())
 
 
-def _thumbnails(repeat: Repeat) -> Iterator[str]:
-    for place in repeat.pictures:
+def _thumbnails(found: Iterable[Picture | Flaw | None]) -> Iterator[str]:
+    for picture in found:
+        if picture is None or isinstance(picture, Flaw):
+            continue
         try:
-            image = pictures.read_rgb(place)
+            image = pictures.read_rgb(picture)
         except DataError:  # one with the same caption, refused itself
             continue
         image.thumbnail((THUMBNAIL, THUMBNAIL))

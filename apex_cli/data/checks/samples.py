@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from apex_cli.data import folder as folders
-from apex_cli.data import shards, tars
-from apex_cli.data.flaws import Flaw, Refused
-from apex_cli.data.pictures import SUFFIXES
+from apex_cli.data import members, shards, tars
+from apex_cli.data.flaws import Flaw
+from apex_cli.data.pictures import Source as Picture
 from apex_cli.data.places import Place
 from apex_cli.data.prompt_files import COLUMNS
-from apex_cli.errors import DataError, UsageError
+from apex_cli.errors import DataError
 
 LISTED = ["shard", "key", "offset", "size", "sha256", "prompt"]
 Row = dict[str, Any]
@@ -28,7 +27,7 @@ class Sample:
     """`picture`: where it lies, None where there is none to look at; `flaws`: what is known without a look at it."""
 
     name: str
-    picture: Path | Place | None
+    picture: Picture | None
     caption: str | None
     flaws: tuple[Flaw, ...] = ()
 
@@ -38,15 +37,6 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Sample]: ...
-
-
-def open_source(path: Path, column: str | None = None) -> Source:
-    """The set at `path`; `column`: where a metadata file keeps captions. Raises `DataError` where there is none."""
-    if not any(path.glob("*.tar")) and not (path / shards.MANIFEST).is_file():
-        return FolderSource(path, column)
-    if column:
-        raise UsageError("--column is for a metadata file; shards keep captions in their members.", "Leave it out.")
-    return ShardSource(path)
 
 
 class FolderSource:
@@ -116,29 +106,21 @@ class ShardSource:
         listing, flaws = tars.scan(path), defaultdict(list)
         for name, flaw in listing.flaws:
             flaws[name].append(flaw)
-        for key, members in listing.samples.items():
-            yield _sample(f"{shard}/{key}", members, flaws.pop(key, []), listed, key)
+        for key, found in listing.samples.items():
+            yield _sample(f"{shard}/{key}", found, flaws.pop(key, []), listed, key)
         for key in (listed or {}).keys() - listing.samples.keys():
             lost = Flaw("picture-missing", "is listed in index.parquet, but not in the shard")
             yield Sample(f"{shard}/{key}", None, None, (lost,))
-        for name, found in flaws.items():
-            yield Sample(shard if name == shard else f"{shard}/{name}", None, None, tuple(found))
+        for name, told in flaws.items():
+            yield Sample(shard if name == shard else f"{shard}/{name}", None, None, tuple(told))
 
 
-def _sample(
-    name: str, members: Mapping[str, Place], flaws: list[Flaw], listed: Mapping[str, Row] | None, key: str
-) -> Sample:
+def _sample(name: str, found: members.Members, flaws: list[Flaw], listed: Mapping[str, Row] | None, key: str) -> Sample:
     """A sample of its members; one that lacks a member, or has one too many, says so."""
-    caption, pictures = _caption(members), [kind for kind in members if f".{kind}" in SUFFIXES]
+    caption, place = _caption(found), members.picture(found)
     if not any(flaw.broken for flaw in flaws):
-        if not pictures:
-            flaws.append(Flaw("picture-missing", f"has {_named(members)}, but no picture"))
-        if len(pictures) > 1:
-            flaws.append(Flaw("key-duplicate", f"has {len(pictures)} pictures: {_named(pictures)}"))
-        if isinstance(caption, Flaw):
-            flaws.append(caption)
-    place = members[pictures[0]] if pictures else None
-    if listed is not None and place is not None:
+        flaws += [flaw for flaw in (place, caption) if isinstance(flaw, Flaw)]
+    if listed is not None and isinstance(place, Place):
         row = listed.get(key)
         if row is None:
             flaws.append(Flaw("unlisted", "is not listed in index.parquet"))
@@ -146,35 +128,16 @@ def _sample(
             flaws.append(Flaw("altered", "does not lie where index.parquet says"))
         else:
             place = Place(place.path, place.offset, place.size, row["sha256"])
-    return Sample(name, place, caption if isinstance(caption, str) else None, tuple(flaws))
+    picture = place if isinstance(place, Place) else None
+    return Sample(name, picture, caption if isinstance(caption, str) else None, tuple(flaws))
 
 
-def _named(kinds: Iterable[str]) -> str:
-    return ", ".join(f".{kind}" for kind in kinds) or "no member that can be read"
-
-
-def _caption(members: Mapping[str, Place]) -> str | Flaw:
+def _caption(found: members.Members) -> str | Flaw:
     """The prompt in `.json`, else the text in `.txt`."""
-    found: str | Flaw = Flaw("caption-missing", f"has {_named(members)}, but no caption in .json or .txt")
-    for kind in ("json", "txt"):
-        if kind not in members:
-            continue
-        try:
-            found = _words(kind, members[kind])
-        except Refused as error:
-            return error.flaw
-        except (ValueError, RecursionError):
-            return Flaw("caption-unreadable", f"has a .{kind} that is not {kind.upper()} in UTF-8")
-        if found.strip():
-            return found.strip()
-    return found if isinstance(found, Flaw) else Flaw("caption-empty", "has an empty caption")
-
-
-def _words(kind: str, place: Place) -> str:
-    if place.size > folders.CAPTION_BYTES:
-        raise Refused("caption-unreadable", f"has a .{kind} of {place.size} bytes, over 1 MiB")
-    text = place.read().decode("utf-8-sig")
-    if kind == "txt":
-        return text
-    row = json.loads(text)
-    return next((str(row[name]) for name in COLUMNS if row.get(name)), "") if isinstance(row, dict) else ""
+    said: str | Flaw = Flaw("caption-missing", f"has {members.named(found)}, but no caption in .json or .txt")
+    for kind, entries in (("json", COLUMNS), ("txt", ())):
+        if kind in found:
+            said = members.text(found, kind, entries)
+            if isinstance(said, str) or said.reason != "caption-empty":
+                break
+    return said

@@ -55,8 +55,8 @@ def see(sample: Sample) -> Seen | Flaw | None:
         return error.flaw
 
 
-def _see(place: Path | Place) -> Seen:
-    content = place.read() if isinstance(place, Place) else place
+def _see(source: pictures.Source) -> Seen:
+    content = source.read() if isinstance(source, Place) else source
     found = pictures.read(content)
     sha256 = file_hash(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
     small, size = found.rgb, found.size
