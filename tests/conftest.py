@@ -11,4 +11,6 @@ os.environ.pop("APEX_TRACEBACK", None)
 
 import torch
 
+import apex_cli  # noqa: F401  # stands guard before a test imports transformers or diffusers
+
 torch.set_num_threads(1)

@@ -188,5 +188,3 @@ def test_an_npz_of_pytorch_fid_is_read(tmp_path):
     np.savez(path, other=np.zeros(4))
     with pytest.raises(DataError, match="`mu` and `sigma`"):
         reference.read(path, {})
-
-
