@@ -123,7 +123,7 @@ def compared(done: Sequence[Evaluated], others: Sequence[Evaluated]) -> list[Com
     from apex_cli.evaluation import compare, gallery
 
     same = [(a, b) for a in done for b in others if a.report.setting.prompts_sha256 == b.report.setting.prompts_sha256]
-    pairs = same or [(done[0], others[0])] * bool(others)  # which says what differs
+    pairs = same or list(zip(done, others, strict=False))[:1]  # which says what differs
     made = []
     for a, b in pairs:
         comparisons = compare.compare(a.folder, b.folder)
