@@ -41,6 +41,12 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "protocol": {
         "shapes": "apex_cli.evaluation.shapes:Shapes",
+        "geneval@hf": "apex_cli.evaluation.geneval.protocol:HfGenEval",
+        "geneval@official": "apex_cli.evaluation.geneval.protocol:OfficialGenEval",
+        "dpg@official": "apex_cli.evaluation.dpg.protocol:OfficialDpg",
+        "dpg@fixed": "apex_cli.evaluation.dpg.protocol:FixedDpg",
+        "wise@legacy": "apex_cli.evaluation.wise.protocol:LegacyWise",
+        "wise@verified": "apex_cli.evaluation.wise.protocol:VerifiedWise",
         "fid@sana-512": "apex_cli.evaluation.fid_sana:FidSana512",
         "fid@sana-1024": "apex_cli.evaluation.fid_sana:FidSana1024",
         "fid@clean": "apex_cli.evaluation.fid_clean:FidClean",

@@ -58,6 +58,13 @@ CLIP_336 = _hub(
     File("pytorch_model.bin", 1_711_974_081, also=("model.safetensors",)),
     File("config.json", 4_757),
 )
+MASK2FORMER = _hub(
+    "mask2former",
+    "facebook/mask2former-swin-small-coco-instance",
+    "other (Mask2Former's code is MIT; read the card)",
+    File("model.safetensors", 275_000_000),
+    File("config.json", 80_000),
+)
 DINOV2 = _hub(
     "dinov2",
     "facebook/dinov2-large",
@@ -122,5 +129,5 @@ RAPIDOCR = Asset(
 
 ASSETS = {
     asset.id: asset
-    for asset in (INCEPTION, CLIP, CLIP_336, DINOV2, PICKSCORE, HPSV2, VQASCORE, EFFNET, RAPIDOCR)
+    for asset in (INCEPTION, CLIP, MASK2FORMER, CLIP_336, DINOV2, PICKSCORE, HPSV2, VQASCORE, EFFNET, RAPIDOCR)
 }  # fmt: skip

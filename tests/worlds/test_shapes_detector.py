@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from apex_cli.worlds.geneval_rules import relations
 from apex_cli.worlds.shapes import grammar
 from apex_cli.worlds.shapes.detector import UNKNOWN, Detection, detect
 from apex_cli.worlds.shapes.renderer import Scene, Shape, render
-from apex_cli.worlds.shapes.scoring import judge, relations
+from apex_cli.worlds.shapes.scoring import judge
 from apex_cli.worlds.shapes.vocabulary import BACKGROUND, COLORS, SHAPES
 
 PROMPTS = grammar.prompts("iid")

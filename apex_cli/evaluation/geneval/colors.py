@@ -1,0 +1,118 @@
+"""GenEval's names of colours: CLIP zero-shot on the crop of an object, everything outside its mask painted #999.
+
+A class word N has ten classifiers, one a colour c: the normalised mean of the normalised text features of
+
+    "a photo of a c N",   "a photo of a c-colored N",   "a photo of a c object".
+
+The colour is the one with the greatest cosine; there is no rejection. OpenAI's weights were trained with QuickGELU, and
+a model that lost it (plain names of open_clip since 2.29) answers differently without any error: it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from apex_cli.errors import SetupError
+from apex_cli.evaluation.geneval.seen import Seen, from_runs
+from apex_cli.evaluation.geneval_prompts import COLORS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSION = 1
+TEMPLATES = ("a photo of a {color} {kind}", "a photo of a {color}-colored {kind}", "a photo of a {color} object")
+OUTSIDE = "#999"
+SCALE = 100.0
+"""Of the cosines before the softmax, as OpenAI trained it."""
+BATCH = 16
+
+
+class ColorNamer:
+    """The CLIP model of `folder`, on the accelerator if there is one; fp16 autocast on CUDA, as the official code."""
+
+    def __init__(self, folder: Path, device: str | None = None):
+        import torch
+        from safetensors import SafetensorError
+        from transformers import CLIPModel, CLIPTokenizer
+
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        self.device = torch.device(device) if device else accelerator or torch.device("cpu")
+        try:
+            model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True)
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, SafetensorError) as error:
+            told = f"The CLIP model in '{folder}' could not be read: {str(error).splitlines()[0]}"
+            raise SetupError(told, "Get the weights again: apex eval prepare clip") from error
+        lost = [part.hidden_act for part in (model.config.text_config, model.config.vision_config)]
+        if lost != ["quick_gelu"] * 2:
+            told = f"The CLIP model in '{folder}' has the activation {' and '.join(sorted(set(lost)))}, not QuickGELU."
+            raise SetupError(told, "Take openai/clip-vit-large-patch14 as OpenAI published it.")
+        self.model = model.eval().to(self.device)
+        self.classifiers: dict[str, Tensor] = {}
+
+    def name(self, pixels: np.ndarray, things: Sequence[Seen]) -> list[dict[str, float]]:
+        """How probable each of `COLORS` is for each object of a uint8 picture [H, W, 3]."""
+        crops = [crop(pixels, thing) for thing in things]
+        rows = [row for i in range(0, len(crops), BATCH) for row in self._features(crops[i : i + BATCH])]
+        return [self._probable(row, thing.kind) for row, thing in zip(rows, things, strict=True)]
+
+    def _probable(self, feature: Tensor, kind: str) -> dict[str, float]:
+        logits = SCALE * self._classifier(kind) @ feature
+        return dict(zip(COLORS, logits.softmax(0).tolist(), strict=True))
+
+    def _features(self, crops: Sequence[Image.Image]) -> Tensor:
+        """Normalised image features, float32 [n, d]."""
+        import torch
+        from torch.nn.functional import normalize
+
+        pixels = torch.from_numpy(np.stack(self._processor(crops)["pixel_values"])).to(self.device)
+        with torch.inference_mode(), self._autocast():
+            made = self.model.get_image_features(pixel_values=pixels).pooler_output
+        return normalize(made.float(), dim=-1)
+
+    def _classifier(self, kind: str) -> Tensor:
+        """Text features of the ten colours of a class word, float32 [10, d]."""
+        if kind not in self.classifiers:
+            self.classifiers[kind] = self._texts(kind)
+        return self.classifiers[kind]
+
+    def _texts(self, kind: str) -> Tensor:
+        import torch
+        from torch.nn.functional import normalize
+
+        texts = [template.format(color=color, kind=kind) for color in COLORS for template in TEMPLATES]
+        length = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        with torch.inference_mode(), self._autocast():
+            made = self.model.get_text_features(**tokens.to(self.device)).pooler_output
+        each = normalize(made.float(), dim=-1).reshape(len(COLORS), len(TEMPLATES), -1)
+        return normalize(each.mean(1), dim=-1)
+
+    @cached_property
+    def _processor(self) -> Any:
+        """CLIP's own: the shorter side to its size (bicubic, in PIL), the centre, its mean and deviation."""
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        side = self.model.config.vision_config.image_size
+        return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+
+    def _autocast(self) -> Any:
+        import torch
+
+        return torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda")
+
+
+def crop(pixels: np.ndarray, thing: Seen) -> Image.Image:
+    """The box of an object, rounded to pixels, with what is outside its mask painted over."""
+    image = Image.fromarray(pixels)
+    if thing.mask is not None:
+        mask = Image.fromarray(from_runs(thing.mask, image.size))
+        image = Image.composite(image, Image.new("RGB", image.size, OUTSIDE), mask)
+    x0, y0, x1, y1 = map(round, thing.box)
+    return image.crop((x0, y0, x1, y1))

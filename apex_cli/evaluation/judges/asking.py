@@ -1,0 +1,96 @@
+"""The stage of answers: questions to a judge, what it wrote word for word, and what could be read from it.
+
+An answer that cannot be read is asked for again, `READINGS` times in all. What is still missing then is an error of
+the picture: counted, reported, and asked again by the next run; nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from apex_cli.evaluation.base import Item, Observation, Picture
+from apex_cli.evaluation.judges.base import Answer, Judge, Query, append, record_row
+
+READINGS = 3
+Read = Callable[[str], Any]
+"""Text -> a JSON value, or None where it cannot be read."""
+
+
+class Answers:
+    """`texts`: (system, question) pairs of a prompt; `views`: the pictures that one picture stands for, itself or the
+    cells of a grid. An observation is {"answers": [[value of each question] of each view], "raw": [...]}."""
+
+    name, uses = "answers", ()
+
+    def __init__(
+        self,
+        judge: Judge,
+        texts: Callable[[Item], Sequence[tuple[str, str]]],
+        read: Read,
+        views: Callable[[Picture], Sequence[Picture]] = lambda picture: [picture],
+        record: Path | None = None,
+        batch: int = 8,
+    ):
+        self.judge, self.texts, self.read, self.views = judge, texts, read, views
+        self.record, self.batch = record, batch
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return dict(self.judge.identity)
+
+    def question(self, item: Item) -> str:
+        return hashlib.sha256(json.dumps(list(self.texts(item))).encode()).hexdigest()
+
+    def open(self) -> None:
+        self.judge.open()
+
+    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
+        asked: list[list[list[Query]] | str] = []
+        for picture in pictures:
+            try:
+                views = self.views(picture)
+            except ValueError as error:
+                asked.append(str(error))
+                continue
+            asked.append([[Query(view, text, system) for system, text in self.texts(picture.item)] for view in views])
+        answers = self._ask([query for one in asked if not isinstance(one, str) for view in one for query in view])
+        return [{"error": one} if isinstance(one, str) else self._observation(one, answers) for one in asked]
+
+    def _ask(self, queries: Sequence[Query]) -> dict[str, list[Answer]]:
+        """Query key -> its answers, the last of which is the best there is."""
+        got: dict[str, list[Answer]] = {}
+        open_ = list({query.key: query for query in queries}.values())
+        for _ in range(READINGS):
+            answers = self.judge.ask(open_)
+            if self.record:
+                append(self.record, [record_row(q, a, self.judge.name) for q, a in zip(open_, answers, strict=True)])
+            for query, answer in zip(open_, answers, strict=True):
+                got.setdefault(query.key, []).append(answer)
+            open_ = [q for q, a in zip(open_, answers, strict=True) if not a.error and self.read(a.text) is None]
+        return got
+
+    def _observation(self, views: Sequence[Sequence[Query]], got: Mapping[str, Sequence[Answer]]) -> Observation:
+        values = [[self._value(got[query.key][-1]) for query in view] for view in views]
+        raw = [[answer.to_json() for answer in got[query.key]] for view in views for query in view]
+        best = [got[query.key][-1] for view in views for query in view]
+        lacking = [answer for answer in best if self._value(answer) is None]
+        said: dict[str, Any] = {"answers": values, "raw": raw}
+        return said | {"error": self._told(lacking)} if lacking else said
+
+    def _value(self, answer: Answer) -> Any:
+        return None if answer.error else self.read(answer.text)
+
+    def _told(self, lacking: Sequence[Answer]) -> str:
+        first = lacking[0]
+        why = first.error or f"unreadable after {READINGS} answers: '{first.text[:60]}'"
+        return why if len(lacking) == 1 else f"{len(lacking)} questions without an answer, the first: {why}"
+
+
+def tokens(observations: Sequence[Observation]) -> tuple[int, int]:
+    """Read and written by the judge, over all attempts that brought an answer."""
+    pairs = [answer["tokens"] for said in observations for attempts in said["raw"] for answer in attempts]
+    return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)

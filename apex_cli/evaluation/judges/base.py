@@ -1,0 +1,74 @@
+"""Who answers questions about pictures: an endpoint, a local model, or a file of answers. All of one shape."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from apex_cli.evaluation.base import Picture
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question about one picture. `system` may be empty."""
+
+    picture: Picture
+    text: str
+    system: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the picture's file and both texts."""
+        content = json.dumps([self.picture.sha256, self.system, self.text])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`error` is a sentence where no text came. `tokens`: read and written; `attempts`: requests that were sent."""
+
+    text: str = ""
+    error: str = ""
+    attempts: int = 1
+    tokens: tuple[int, int] = (0, 0)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Judge(Protocol):
+    @property
+    def name(self) -> str:
+        """Of the model, as it stands in tables."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """JSON: what its answers depend on."""
+        ...
+
+    def open(self) -> None:
+        """Load what there is to load; raises `SetupError`."""
+        ...
+
+    def ask(self, queries: Sequence[Query]) -> list[Answer]:
+        """One answer a query, errors included; it raises only where no other query could fare better."""
+        ...
+
+
+def record_row(query: Query, answer: Answer, judge: str) -> dict[str, Any]:
+    """A raw answer as a line of a record, which `Recorded` reads."""
+    picture = query.picture
+    place = {"item": picture.item.id, "k": picture.k, "picture": picture.sha256, "key": query.key}
+    return {**place, "question": query.text, "judge": judge, **answer.to_json()}
+
+
+def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

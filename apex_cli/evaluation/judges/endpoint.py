@@ -1,0 +1,198 @@
+"""Any endpoint that speaks OpenAI's chat completions: POST URL/chat/completions with the picture as a data address.
+
+Every question is asked until an answer comes or `attempts` are spent; timeouts, cut connections, 429, 5xx and bodies
+that are no answer are tried again after 1, 2, 4... times `wait` seconds. A refusal that holds for all questions (401,
+403, 404, 400) stops the run. What has been paid is counted, and nothing is asked that would pass the budget.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from apex_cli.config import Section
+from apex_cli.errors import SetupError
+from apex_cli.evaluation.judges.base import Answer, Query
+
+FATAL = (400, 401, 403, 404)
+CHARACTERS_PER_TOKEN = 4
+IMAGE_TOKENS = 1_000
+"""Of a picture, for estimates: OpenAI counts 765 for 1024 x 1024, vision models of the Qwen family 1,000 to 1,300."""
+ANSWER_TOKENS = 40
+
+
+class EndpointConfig(Section):
+    url: str = "https://api.openai.com/v1"
+    """Up to and without `/chat/completions`."""
+    model: str = ""
+    """As the endpoint calls it."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key; an unset one sends none. The key itself is never kept."""
+    timeout: float = Field(default=60, gt=0)
+    """Seconds for one request."""
+    attempts: int = Field(default=4, ge=1)
+    wait: float = Field(default=1, ge=0)
+    """Seconds before the second attempt; doubled each time."""
+    workers: int = Field(default=8, ge=1)
+    """Requests under way at a time."""
+    max_tokens: int = Field(default=2_000, ge=1)
+    temperature: float = Field(default=0, ge=0)
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further keys of the request, e.g. {"chat_template_kwargs": {"enable_thinking": false}}."""
+    price_read: float = Field(default=0, ge=0)
+    """US dollars for a million tokens that the judge reads; 0 where it costs nothing."""
+    price_written: float = Field(default=0, ge=0)
+    budget: float | None = Field(default=None, gt=0)
+    """US dollars; no question is sent that may pass it."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What questions will cost: tokens read and written, US dollars."""
+
+    questions: int
+    read: int
+    written: int
+    dollars: float
+
+
+class Endpoint:
+    def __init__(self, config: EndpointConfig):
+        self.config = config
+        self.spent = 0.0
+        self.promised = 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        return self.config.model
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Where it is served, how often and how fast it is asked does not change what it says."""
+        settings = self.config.model_dump(mode="json", include={"temperature", "max_tokens", "extra"})
+        return {"judge": self.config.model, **settings}
+
+    def open(self) -> None:
+        if not self.config.model:
+            raise SetupError("No judge is named.", "Set judge.model, and judge.url unless it is OpenAI's.")
+
+    def estimate(self, queries: Sequence[Query]) -> Estimate:
+        """Before anything is sent."""
+        read = sum((len(q.system) + len(q.text)) // CHARACTERS_PER_TOKEN + IMAGE_TOKENS for q in queries)
+        written = ANSWER_TOKENS * len(queries)
+        return Estimate(len(queries), read, written, self._price(read, written))
+
+    def ask(self, queries: Sequence[Query]) -> list[Answer]:
+        """In parallel, in the order of the queries."""
+        with ThreadPoolExecutor(self.config.workers) as pool:
+            return list(pool.map(self._one, queries))
+
+    def _one(self, query: Query) -> Answer:
+        told = ""
+        for attempt in range(1, self.config.attempts + 1):
+            share = self.estimate([query]).dollars
+            if not self._promise(share):
+                told = f"the budget of ${self.config.budget:g} is spent (${self.spent:.2f})"
+                return Answer(error=told, attempts=attempt - 1)
+            try:
+                text, tokens = self._post(query)
+                return Answer(text, "", attempt, tokens)
+            except _Failure as failure:
+                told = str(failure)
+            finally:
+                self._release(share)
+            if attempt < self.config.attempts:
+                time.sleep(self.config.wait * 2 ** (attempt - 1))
+        return Answer(error=f"no answer in {self.config.attempts} attempts: {told}", attempts=self.config.attempts)
+
+    def _post(self, query: Query) -> tuple[str, tuple[int, int]]:
+        request = urllib.request.Request(
+            f"{self.config.url.rstrip('/')}/chat/completions", json.dumps(self._body(query)).encode(), self._headers
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self.config.timeout) as response:
+                content = response.read()
+        except urllib.error.HTTPError as error:
+            self._refused(error)
+        except OSError as error:  # also timeouts and cut connections
+            raise _Failure(f"{type(error).__name__}: {getattr(error, 'reason', error)}") from error
+        return self._answer(content, query)
+
+    def _refused(self, error: urllib.error.HTTPError) -> None:
+        told = f"HTTP {error.code} {error.reason}"
+        if error.code in FATAL:
+            raise SetupError(
+                f"The judge at {self.config.url} refuses: {told}.",
+                f"Check judge.url, judge.model and ${self.config.key_variable}.",
+            ) from error
+        raise _Failure(told) from error
+
+    def _answer(self, content: bytes, query: Query) -> tuple[str, tuple[int, int]]:
+        """The text of a response, and its tokens, which are paid whatever they say."""
+        try:
+            body = json.loads(content)
+            usage = body.get("usage") or {}
+            guess = self.estimate([query])
+            tokens = (
+                int(usage.get("prompt_tokens", guess.read)),
+                int(usage.get("completion_tokens", guess.written)),
+            )
+            self._pay(tokens)
+            text = body["choices"][0]["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise _Failure(f"a body that is no chat completion ({type(error).__name__})") from error
+        if not isinstance(text, str) or not text.strip():
+            raise _Failure("an empty answer")
+        return text, tokens
+
+    def _body(self, query: Query) -> dict[str, Any]:
+        picture = base64.b64encode(query.picture.path.read_bytes()).decode()
+        kind = "jpeg" if query.picture.path.suffix.lower() in (".jpg", ".jpeg") else "png"
+        content = [
+            {"type": "text", "text": query.text},
+            {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{picture}"}},
+        ]
+        system = [{"role": "system", "content": query.system}] if query.system else []
+        settings = {"temperature": self.config.temperature, "max_tokens": self.config.max_tokens}
+        messages = [*system, {"role": "user", "content": content}]
+        return {"model": self.config.model, "messages": messages, **settings, **self.config.extra}
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        key = os.environ.get(self.config.key_variable, "")
+        return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+
+    def _price(self, read: int, written: int) -> float:
+        return (read * self.config.price_read + written * self.config.price_written) / 1e6
+
+    def _promise(self, dollars: float) -> bool:
+        """Set money aside for a request, so that those under way together cannot pass the budget."""
+        with self._lock:
+            if self.config.budget is not None and self.spent + self.promised + dollars > self.config.budget:
+                return False
+            self.promised += dollars
+            return True
+
+    def _release(self, dollars: float) -> None:
+        with self._lock:
+            self.promised -= dollars
+
+    def _pay(self, tokens: tuple[int, int]) -> None:
+        with self._lock:
+            self.spent += self._price(*tokens)
+
+
+class _Failure(Exception):
+    """An attempt that may fare better the next time."""

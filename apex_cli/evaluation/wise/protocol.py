@@ -1,0 +1,196 @@
+"""WISE (Niu et al. 2025, arXiv:2503.07265): prompts that name a thing only through what one must know of the world.
+
+The benchmark changed under its name in April 2026: `wise@legacy` is what papers before report (gpt-4o-2024-05-13, three
+marks), `wise@verified` the present one (Qwen3.5-35B-A3B, a binary score, other prompts, ids and weights). Other judges
+and our own wording stand in the name: `wise@legacy+my-judge+own-wording`. Only the prompt is drawn; the explanation is
+for the judge.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pydantic import Field
+
+from apex_cli.config import Section
+from apex_cli.errors import DataError
+from apex_cli.evaluation.base import Item, Need, Observed, Picture, PromptSet
+from apex_cli.evaluation.judges.asking import Answers, tokens
+from apex_cli.evaluation.judges.base import Judge
+from apex_cli.evaluation.judges.choice import AnyJudge, JudgeConfig, choose
+from apex_cli.evaluation.needs import Named
+from apex_cli.evaluation.records import ImageRecord, Result
+from apex_cli.evaluation.scores import score, task_scores
+from apex_cli.evaluation.wise.instructions import Instructions, OwnWording, ScriptWording
+from apex_cli.evaluation.wise.scoring import (
+    CATEGORIES,
+    HIGHEST,
+    LEGACY,
+    VERIFIED,
+    Edition,
+    interval,
+    read_legacy,
+    read_verified,
+    wiscore,
+)
+
+FILES = ("cultural_common_sense", "spatio-temporal_reasoning", "natural_science")
+
+
+class WiseConfig(Section):
+    folder: Path | None = None
+    """A clone of PKU-YuanGroup/WISE, or the folder with its three files of prompts."""
+    script: Path | None = None
+    """The script whose words the judge is told.  [default: gpt_eval.py or vllm_eval.py of the clone]"""
+    judge: JudgeConfig = Field(default_factory=JudgeConfig)
+
+
+class Wise:
+    """What both editions have in common."""
+
+    Config = WiseConfig
+    base: str
+    edition: Edition
+    judge_name: str
+    """Of the benchmark's own judge."""
+    script: str
+    data: str
+    suffix: str
+    read: Callable[[str], Any]
+    highest: int
+    """The best mark."""
+
+    def __init__(self, config: WiseConfig):
+        self.config = config
+        self.judge: Judge | None = choose(config.judge)
+
+    @property
+    def name(self) -> str:
+        other = self.judge is not None and self.judge_name.lower() not in self.judge.name.lower()
+        parts = [self.judge.name.replace("/", "-")] * other + ["own-wording"] * self.instructions.own  # type: ignore[union-attr]
+        return "+".join([self.base, *parts])
+
+    @property
+    def needs(self) -> Sequence[Need]:
+        how = "git clone https://github.com/PKU-YuanGroup/WISE"
+        path = self.config.folder if self._files() else None
+        return Named("WISE's prompts", f"{self.base}.folder", how, path, 400_000), AnyJudge(
+            self.base, self.config.judge
+        )
+
+    def _files(self) -> list[Path]:
+        """The three files, in the clone or right in the folder; none unless all are there."""
+        if self.config.folder is None:
+            return []
+        for place in (self.config.folder / self.data, self.config.folder):
+            paths = [place / f"{name}{self.suffix}.json" for name in FILES]
+            if all(path.is_file() for path in paths):
+                return paths
+        return []
+
+    @cached_property
+    def prompts(self) -> PromptSet:
+        rows = [row for path in self._files() for row in _rows(path)]
+        return PromptSet(self.base.replace("@", "-"), tuple(sorted(map(self._item, rows), key=lambda i: int(i.id))), 1)
+
+    def _item(self, row: Mapping[str, Any]) -> Item:
+        number = int(row["prompt_id"])
+        try:
+            tag = self.edition.category(number)
+        except LookupError as error:
+            raise DataError(f"{self.base}: {error}.", "Take the files of one edition of WISE.") from error
+        return Item(str(number), tag, row["Prompt"], {"Explanation": row["Explanation"]})
+
+    @cached_property
+    def instructions(self) -> Instructions:
+        path = self.config.script or (self.config.folder / self.script if self.config.folder else None)
+        named = path is not None and (path.is_file() or self.config.script is not None)
+        return ScriptWording(path) if named else OwnWording(self.base.split("@")[1])  # type: ignore[arg-type]
+
+    @cached_property
+    def stages(self) -> Sequence[Answers]:
+        assert self.judge is not None, "needs come first"
+        return (Answers(self.judge, self._texts, type(self).read, record=self.config.judge.record),)
+
+    def _texts(self, item: Item) -> list[tuple[str, str]]:
+        return [self.instructions.messages({"Prompt": item.prompt, "Explanation": item.meta["Explanation"]})]
+
+    def summarise(self, pictures: Sequence[Picture], seen: Mapping[str, Observed]) -> Result:
+        said = [seen["answers"][picture] for picture in pictures]
+        records = [self.record(p, one["answers"][0][0]) for p, one in zip(pictures, said, strict=True)]
+        records.sort(key=lambda r: (CATEGORIES.index(r.tag), int(r.item), r.k))
+        tasks = task_scores(records)
+        values = {tag: [r.score for r in records if r.tag == tag] for tag in tasks}
+        value = self.edition.overall({tag: fmean(own) for tag, own in values.items()})
+        bounds = interval(self.edition, values)
+        read, written = tokens(said)
+        absent = [name for name in CATEGORIES if name not in tasks]
+        return Result(
+            protocol=self.name,
+            value=value,
+            interval=bounds,
+            tasks=tasks,
+            overall=score(records).model_copy(update={"score": value, "interval": bounds}),
+            facts={"judge": self.judge.name if self.judge else "", "tokens read": read, "tokens written": written},
+            notes=(f"no picture of {', '.join(absent)}: their weight is the others'",) if absent else (),
+            records=records,
+        )
+
+    def value(self, marks: Mapping[str, int]) -> float:
+        raise NotImplementedError
+
+    def record(self, picture: Picture, marks: Mapping[str, int]) -> ImageRecord:
+        item, value = picture.item, self.value(marks)
+        lost = [name.replace("_", " ") for name, mark in marks.items() if mark < self.highest]
+        return ImageRecord(
+            filename=str(picture.path),
+            tag=item.tag,
+            prompt=item.prompt,
+            correct=value == 1,
+            reason=f"the judge took marks off for {', '.join(lost)}" if value < 1 else "",
+            failure=lost[0] if value < 1 else "",
+            metadata=json.dumps({"prompt_id": int(item.id), "Prompt": item.prompt, **item.meta}),
+            details=json.dumps(dict(marks)),
+            item=item.id,
+            k=picture.k,
+            score=value,
+            measures={name: float(mark) for name, mark in marks.items()},
+            made=dict(picture.made),
+        )
+
+    def certify(self, items: Sequence[Item]) -> None:
+        """Nobody can draw perfect pictures of these prompts."""
+
+
+class LegacyWise(Wise):
+    base, edition, judge_name = "wise@legacy", LEGACY, "gpt-4o-2024-05-13"
+    script, data, suffix = "gpt_eval.py", "data", ""
+    read = staticmethod(read_legacy)
+    highest = HIGHEST
+
+    def value(self, marks: Mapping[str, int]) -> float:
+        return wiscore(marks)
+
+
+class VerifiedWise(Wise):
+    base, edition, judge_name = "wise@verified", VERIFIED, "Qwen3.5-35B-A3B"
+    script, data, suffix = "vllm_eval.py", "data_verified", "_verified"
+    read = staticmethod(read_verified)
+    highest = 1
+
+    def value(self, marks: Mapping[str, int]) -> float:
+        return float(marks["score"])
+
+
+def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [{key: row[key] for key in ("prompt_id", "Prompt", "Explanation")} for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        told = f"'{path}' is no file of WISE's prompts ({type(error).__name__}: {error})."
+        raise DataError(told, "Take the files of the clone as they are.") from error

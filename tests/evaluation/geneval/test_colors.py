@@ -1,0 +1,86 @@
+"""Names of colours on a tiny random CLIP: against its own forward, and on crops whose pixels are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_judges import clip
+
+from apex_cli.errors import SetupError
+from apex_cli.evaluation.geneval import canary
+from apex_cli.evaluation.geneval.colors import ColorNamer, crop
+from apex_cli.evaluation.geneval.seen import Seen, run_lengths
+from apex_cli.evaluation.geneval_prompts import COLORS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def namer(folder):
+    return ColorNamer(folder)
+
+
+def test_outside_the_mask_is_grey_and_the_box_is_rounded():
+    pixels = np.full((20, 30, 3), (10, 200, 30), np.uint8)
+    mask = np.zeros((20, 30), bool)
+    mask[5:15, 10:12] = True
+    made = np.asarray(crop(pixels, Seen("dog", (7.6, 4.4, 14.4, 15.6), 0.9, run_lengths(mask))))
+    assert made.shape == (12, 6, 3)
+    assert tuple(made[5, 2]) == (10, 200, 30) and tuple(made[5, 0]) == (0x99,) * 3 == tuple(made[0, 2])
+    whole = np.asarray(crop(pixels, Seen("dog", (7.6, 4.4, 14.4, 15.6), 0.9)))
+    assert (whole == (10, 200, 30)).all()
+
+
+def test_the_classifier_is_the_mean_of_three_templates(namer, folder):
+    """By hand with the library's own forward: cosine, times 100, softmax."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    (found,) = namer.name(pixels, [Seen("bench", (0, 0, 32, 32), 0.9)])
+    model, tokenizer = CLIPModel.from_pretrained(folder).eval(), CLIPTokenizer.from_pretrained(folder)
+    mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    ready = torch.from_numpy(((pixels / 255 - mean) / std).transpose(2, 0, 1)[None].astype(np.float32))
+    cosines = []
+    with torch.no_grad():
+        image = model.get_image_features(pixel_values=ready).pooler_output[0]
+        for color in COLORS:
+            texts = [
+                f"a photo of a {color} bench",
+                f"a photo of a {color}-colored bench",
+                f"a photo of a {color} object",
+            ]
+            rows = [model.get_text_features(**tokenizer(t, return_tensors="pt")).pooler_output[0] for t in texts]
+            text = sum(row / row.norm() for row in rows) / 3
+            cosines.append(float(text @ image / text.norm() / image.norm()))
+    expected = np.exp(100 * (np.array(cosines) - max(cosines)))
+    assert list(found.values()) == pytest.approx((expected / expected.sum()).tolist(), abs=1e-4)
+    assert (
+        list(found) == list(COLORS)
+        and Seen("bench", (0, 0, 1, 1), 1, colors=found).color == COLORS[int(np.argmax(cosines))]
+    )
+
+
+def test_the_class_word_matters(namer):
+    pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
+    dog, kite = namer.name(pixels, [Seen(kind, (0, 0, 32, 32), 0.9) for kind in ("dog", "kite")])
+    assert dog != kite
+
+
+def test_a_model_without_quick_gelu_is_refused(tmp_path):
+    with pytest.raises(SetupError, match="activation gelu, not QuickGELU"):
+        ColorNamer(clip(tmp_path, "gelu"))
+
+
+def test_the_canary_stops_a_namer_that_knows_no_colors(namer, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("APEX_CACHE", str(tmp_path))
+    canary.check_namer(namer, folder, "weights", "agreement")
+    with pytest.raises(SetupError, match=r"names \d of 10 plain discs right"):
+        canary.check_namer(namer, folder, "weights", "known")
+    with torch.no_grad():
+        namer.classifiers["sports ball"] = -namer.classifiers["sports ball"]
+    with pytest.raises(SetupError, match="disc looks otherwise"):
+        canary.check_namer(namer, folder, "weights", "agreement")

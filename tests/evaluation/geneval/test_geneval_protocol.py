@@ -1,0 +1,171 @@
+"""GenEval's verdicts and summary, and both protocols from a folder of pictures to a report."""
+
+from __future__ import annotations
+
+import json
+from statistics import fmean
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tiny_judges import clip, picture
+
+from apex_cli import registry
+from apex_cli.errors import DataError
+from apex_cli.evaluation import run
+from apex_cli.evaluation.base import Item
+from apex_cli.evaluation.geneval import mmdet
+from apex_cli.evaluation.geneval.protocol import result
+from apex_cli.evaluation.geneval.scoring import Thresholds, judge, record
+from apex_cli.evaluation.geneval.seen import Seen
+from apex_cli.evaluation.geneval_prompts import COLORS
+from apex_cli.evaluation.jobs import Job, PromptSet
+from apex_cli.evaluation.settings import EvalConfig
+from apex_cli.worlds.shapes import grammar, scoring
+from apex_cli.worlds.shapes.detector import detect
+from apex_cli.worlds.shapes.renderer import render
+
+
+def protocol(name, **settings_):
+    kind = registry.resolve("protocol", name)
+    return kind(kind.Config(**settings_))
+
+
+def certain(color):
+    return {name: 0.91 if name == color else 0.01 for name in COLORS}
+
+
+def test_rendered_shapes_are_judged_as_by_their_own_world(tmp_path):
+    """The same rules serve both: GenEval's verdict on what the exact detector saw is the shapes world's."""
+    rng = np.random.default_rng(0)
+    asked = grammar.prompts("iid")[::9]
+    found = [detect(render(grammar.scene_for(prompt, rng))) for prompt in asked]
+    right = 0
+    for i, prompt in enumerate(asked):
+        item = Item(f"{i:05d}", prompt.tag, prompt.text, {"include": prompt.include, "exclude": prompt.exclude})
+        for seen in (found[i], found[i - 1]):
+            things = [Seen(d.kind, d.box, d.confidence, colors=certain(d.color)) for d in seen if d.color in COLORS]
+            own = record(picture(tmp_path, item), things, Thresholds(counting_threshold=0.3))
+            shapes = scoring.judge(prompt, seen, strict=False)
+            assert (own.correct, own.failure) == (shapes.correct, shapes.failure)
+            right += own.correct
+    assert len(asked) <= right <= len(asked) + 4
+
+
+kinds, confidences = st.sampled_from(["dog", "cat"]), st.floats(0.11, 0.99)
+corner = st.integers(0, 80).map(float)
+seen_things = st.lists(
+    st.builds(
+        lambda kind, x, y, c, color: Seen(kind, (x, y, x + 12, y + 12), c, colors=certain(color)),
+        kinds, corner, corner, confidences, st.sampled_from(["red", "blue"]),
+    ),
+    max_size=5,
+)  # fmt: skip
+demands = st.sampled_from(
+    [
+        ("counting", [{"class": "dog", "count": 2}], [{"class": "dog", "count": 3}]),
+        ("two_object", [{"class": "dog", "count": 1}, {"class": "cat", "count": 1}], []),
+        (
+            "color_attr",
+            [{"class": "dog", "count": 1, "color": "red"}, {"class": "cat", "count": 1, "color": "blue"}],
+            [],
+        ),
+        ("position", [{"class": "cat", "count": 1}, {"class": "dog", "count": 1, "position": ["above", 0]}], []),
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(demands, seen_things)
+def test_the_margin_is_positive_where_the_picture_is_right(asked, things):
+    tag, include, exclude = asked
+    _, findings, margin = judge(Item("0", tag, "", {"include": include, "exclude": exclude}), things, Thresholds())
+    assert (margin > 0) == (not findings.told) or abs(margin) < 1e-6
+
+
+def test_counting_asks_for_more_confidence():
+    item = Item(
+        "0", "counting", "", {"include": [{"class": "dog", "count": 2}], "exclude": [{"class": "dog", "count": 3}]}
+    )
+    dogs = [Seen("dog", (i, 0, i + 5, 5), c) for i, c in ((0, 0.99), (20, 0.91), (40, 0.89))]
+    assert judge(item, dogs, Thresholds())[1].told == []
+    assert judge(item, dogs, Thresholds(counting_threshold=0.3))[1].told == [("count", "asked for 2 dogs, found 3")]
+
+
+def test_overall_is_the_mean_of_the_tasks_and_not_of_the_images(tmp_path):
+    include = {"include": [{"class": "dog", "count": 1}]}
+    dog = [Seen("dog", (0, 0, 5, 5), 0.9)]
+    single = [Item(str(i), "single_object", "a photo of a dog", include) for i in range(6)]
+    two = Item("9", "two_object", "a photo of a dog", include)
+    records = [record(picture(tmp_path, item), dog, Thresholds()) for item in single]
+    records.insert(0, record(picture(tmp_path, two), [], Thresholds()))
+    made = result("geneval@hf", records)
+    assert made.value == 0.5 != fmean(r.score for r in records)
+    assert list(made.tasks) == ["single_object", "two_object"], "the paper's order, whatever the files' order"
+    assert made.facts["correct images"] == pytest.approx(6 / 7)
+    assert "no picture of counting" in made.notes[0]
+
+
+def test_names_say_what_is_not_official():
+    assert protocol("geneval@hf").name == "geneval@hf"
+    assert protocol("geneval@hf", prompt_seed=0, threshold=0.2).name == "geneval@hf+seed0+threshold0.2"
+    fresh = protocol("geneval@official", prompt_seed=42)
+    assert len(fresh.prompts.items) == 559 and fresh.prompts.name == "geneval-seed42"
+    official = protocol("geneval@hf").prompts
+    assert len(official.items) == 553 and official.n == 4
+
+
+def test_missing_files_are_needs_with_a_remedy(monkeypatch, tmp_path):
+    monkeypatch.setenv("APEX_CACHE", str(tmp_path))
+    needs = protocol("geneval@official").needs
+    assert needs[0].find() is None and "geneval@official.detections=PATH" in needs[0].remedy
+    told = [need.remedy for need in protocol("geneval@hf").needs]
+    assert told == [f"get it with: apex eval prepare {name}" for name in ("mask2former", "clip")]
+
+
+@pytest.fixture
+def official(tmp_path):
+    """Pictures of three prompts in GenEval's layout, what mmdet saw in all but one, and a tiny CLIP."""
+    rows = protocol("geneval@hf").prompts.items
+    chosen = [rows[0], next(i for i in rows if i.tag == "counting"), next(i for i in rows if i.tag == "colors")]
+    lines = []
+    for number, item in enumerate(chosen):
+        for k in range(2):
+            path = tmp_path / "pictures" / item.id / "samples" / f"{k:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng([number, k]).integers(0, 256, (40, 40, 3), np.uint8)
+            Image.fromarray(noise).save(path)
+            (clause,) = item.meta["include"]
+            one = {"kind": clause["class"], "box": [2, 2, 30, 30], "confidence": 0.95}
+            lines.append({"filename": str(path), "objects": [one] * clause["count"] if k == 0 else []})
+    (tmp_path / "mmdet.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
+    return tmp_path, chosen
+
+
+def test_from_what_mmdet_saw_to_a_report(official):
+    folder, chosen = official
+    own = protocol("geneval@official", detections=folder / "mmdet.jsonl", clip=clip(folder / "clip"), canary="off")
+    job = Job(folder / "pictures", [own], PromptSet("geneval", tuple(chosen), 2), EvalConfig(), folder / "out")
+    report = list(run.evaluate(job))[-1]
+    made = report.results["geneval@official"]
+    assert (made.status, made.found, made.expected) == ("partial", 5, 6)
+    assert made.tasks["single_object"].score == 0.5 and made.tasks["counting"].score == 0.5
+    assert any("not in mmdet.jsonl" in note for note in made.notes)
+    rows = [json.loads(line) for line in (folder / "out" / "geneval@official.jsonl").read_text().splitlines()]
+    assert {"filename", "tag", "prompt", "correct", "reason", "metadata", "details"} <= rows[0].keys()
+    assert rows[1]["reason"].startswith("asked for a") and rows[1]["failure"] == "missing"
+    again = list(run.evaluate(job))[-1]
+    assert again.results["geneval@official"] == made.model_copy(update={"records": []})
+
+
+def test_a_line_that_is_no_detection_is_named(tmp_path):
+    file = tmp_path / "mmdet.jsonl"
+    file.write_text('{"filename": "00000/samples/00000.png", "objects": []}\n{"filename": "x"}\n')
+    with pytest.raises(DataError, match=r"line 2: no detections"):
+        mmdet.read(file)
+    thing = {"kind": "unicorn", "box": [0, 0, 1, 1], "confidence": 1}
+    file.write_text(json.dumps({"filename": "00000/samples/00000.png", "objects": [thing]}))
+    with pytest.raises(DataError, match="no class 'unicorn'"):
+        mmdet.read(file)

@@ -1,0 +1,3 @@
+"""The tests of this folder talk to a judge over HTTP."""
+
+from scripted_judge import serve  # noqa: F401
