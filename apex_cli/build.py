@@ -270,13 +270,14 @@ def fast(model: Model, nfes: Sequence[int] = ()) -> Model:
 
 def fold(run: str | Path, folder: Path, nfes: Sequence[int] = ()) -> tuple[Model, float]:
     """What `apex ckpt fold` does: the twin it wrote, and by how much a pixel of its picture differs from the plain."""
+    from apex_cli.evaluation.painters import version_of
     from apex_cli.exporting import folded
 
     plain = load_model(run)
     twin = fast(plain, nfes)
     if twin is plain:
         raise UsageError(f"'{run}' is folded already.", "Fold the run it came from.")
-    return twin, folded.fold(plain, twin, load_model, folder, version(plain.source))
+    return twin, folded.fold(plain, twin, load_model, folder, version_of(plain.source))
 
 
 def _placed(model: Model) -> Model:

@@ -190,8 +190,8 @@ class Apex:
     def draw(self, shape: Sequence[int], gen: Generator) -> Draws:
         """All numbers of a step whatever the weights, so that runs with different weights see the same ones.
 
-        For the real point `t`, `noise`; the generator `t_g`, `noise_g`; its re-noised sample `s`, `noise_s`; `drop`: rows
-        that lose their caption.
+        For the real point `t`, `noise`; the generator `t_g`, `noise_g`; its re-noised sample `s`, `noise_s`; `drop`:
+        rows that lose their caption.
         """
         c, n = self.config, shape[0]
         times = {"t": c.times, "t_g": c.generator_times, "s": c.renoise_times}

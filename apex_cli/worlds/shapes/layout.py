@@ -1,12 +1,12 @@
 """Places shapes on the canvas at random so that they keep apart, stay inside, and satisfy the asked relations.
 
-A single object stands anywhere. Several without a relation stand in rows, in reading order, each about the middle of its
-own part of the canvas: who says "a star and a ring" goes from left to right. Related objects are placed one after the
-other around the first, and the finished group then stands about the middle of the canvas, as in a photograph of two
-things. Each object draws many candidate centres at once and takes the first that keeps its distance; when none does,
-or the group is too large, the layout starts again anew. Centres lie on a lattice of 1/8 of the canvas and there are two sizes: a tiny
-model learns in an hour on a laptop what free positions and sizes would stretch to a day. All lengths are fractions of
-the canvas.
+A single object stands anywhere. Several without a relation stand in rows, in reading order, each about the middle of
+its own part of the canvas: who says "a star and a ring" goes from left to right. Related objects are placed one after
+the other around the first, and the finished group then stands about the middle of the canvas, as in a photograph of two
+things. Each object draws many candidate centres at once and takes the first that keeps its distance; when none does, or
+the group is too large, the layout starts again anew. Centres lie on a lattice of 1/8 of the canvas and there are two
+sizes: a tiny model learns in an hour on a laptop what free positions and sizes would stretch to a day. All lengths are
+fractions of the canvas.
 """
 
 from __future__ import annotations
