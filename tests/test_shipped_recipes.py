@@ -33,6 +33,14 @@ def test_it_is_read_and_its_start_exists(name):
         assert path.removeprefix("runs/") in NAMES
 
 
+@pytest.mark.parametrize("name", recipe.recipe_names())
+def test_it_is_the_same_when_written_and_read_again(name, tmp_path):
+    load = recipe.load if name in NAMES else recipe.load_synth
+    read, file = load(name), tmp_path / "again.toml"
+    file.write_text(read.to_toml())
+    assert load(str(file)) == read
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_its_header_says_what_it_takes(name):
     title, *lines = recipe.header(recipe.recipe_folder() / f"{name}.toml")

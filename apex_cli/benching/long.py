@@ -112,5 +112,5 @@ def produce(
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Bytes of this process in memory now, what it has freed but not given back included."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -84,6 +84,12 @@ class ApexConfig(Section):
             raise ValueError('coupling = "real" asks a network beside the student: set real = "base" or "ema"')
         return self
 
+    @field_validator("rollout", mode="before")
+    @classmethod
+    def _listed_times(cls, times: Any) -> Any:
+        """What passed the validator above is no JSON to pydantic any more, and a strict list fills no tuple."""
+        return tuple(times) if isinstance(times, list) else times
+
     @field_validator("rollout")
     @classmethod
     def _descends_from_noise(cls, times: tuple[float, ...]) -> tuple[float, ...]:

@@ -2,6 +2,8 @@
 
 Published: forward passes in TFLOP (2 per multiply-add), weights in GB of bf16, floors in ms on an A100 of 312 TFLOP/s
 and 2.0 TB/s; a figure of so many digits is met if ours rounds to it, or within 0.1 %.
+The published floors of SANA take the longer of computing and reading for a whole stage. Ours take it for every module,
+which is never less, and here at most 0.2 % more.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from torch import nn
 from apex_cli import gpus, subjects
 from apex_cli.benching.cells import Case
 from apex_cli.benching.counting import count
-from apex_cli.benching.floors import AS_WRITTEN, FOLDED, KNOWN, PREFIX, seconds
+from apex_cli.benching.floors import AS_WRITTEN, FOLDED, KNOWN, PREFIX, Work, seconds
 from apex_cli.benching.judgement import LABEL, Yardsticks, analytic
 
 A100 = gpus.find_any("a100")
@@ -99,18 +101,20 @@ def test_sana_600m_is_counted_as_published(sana):
     assert small[PREFIX].vae == small[AS_WRITTEN].vae  # nothing in it spans frames
 
 
+def by_stage(work: Work) -> float:
+    """The floor at batch 1 in ms if each stage computes while it reads all its weights."""
+    return sum(1000 * max(stage.flops / A100.bf16, stage.weights / A100.bandwidth) for stage in vars(work).values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("variant", "batch", "resolution", "published"),
-    [
-        (AS_WRITTEN, 1, 512, "14.4"),
-        (PREFIX, 1, 512, "9.7"),
-        (AS_WRITTEN, 1, 1024, "37"),
-        (PREFIX, 1, 1024, "32"),
-    ],
+    ("variant", "resolution", "published"),
+    [(AS_WRITTEN, 512, "14.4"), (PREFIX, 512, "9.7"), (AS_WRITTEN, 1024, "37"), (PREFIX, 1024, "32")],
 )
-def test_sana_600m_has_the_published_floors(sana, variant, batch, resolution, published):
-    assert meets(ms("sana-600m", sana, variant, batch, resolution), published)
+def test_sana_600m_has_the_published_floors(sana, variant, resolution, published):
+    coarse = by_stage(sana[resolution][variant])
+    assert meets(coarse, published)
+    assert coarse <= ms("sana-600m", sana, variant, 1, resolution) <= 1.002 * coarse
 
 
 @pytest.mark.slow
