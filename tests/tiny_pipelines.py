@@ -248,9 +248,11 @@ def build_sana_sprint() -> Any:
 
     small = TinySanaConfig(width=32, layers=1, heads=2, text_width=32, text_layers=1, vae_channels=(8, 8, 8, 16))
     parts = dict(build_pipeline(small).components)
-    config = {**parts.pop("transformer").config, "guidance_embeds": True, "guidance_embeds_scale": 0.1}
+    config = {key: value for key, value in parts.pop("transformer").config.items() if not key.startswith("_")}
+    # Not `from_config`: it lets no key be changed that had its default.
+    transformer = SanaTransformer2DModel(**config | {"guidance_embeds": True, "guidance_embeds_scale": 0.1})
     parts.pop("scheduler")
-    return SanaSprintPipeline(**parts, transformer=SanaTransformer2DModel.from_config(config), scheduler=SCMScheduler())
+    return SanaSprintPipeline(**parts, transformer=transformer, scheduler=SCMScheduler())
 
 
 def build_qwen_image() -> Any:

@@ -34,9 +34,10 @@ class Page:
         for fd in (to_browser, from_browser, *ends):
             os.close(fd)
         self._number, self._session, self._rest = 0, None, b""
-        target = self.call("Target.createTarget", url=url)["targetId"]
+        self._loaded: set[str] = set()
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.script("new Promise(done => document.readyState === 'complete' ? done() : addEventListener('load', done))")
+        self._open(url)
 
     def __enter__(self) -> Page:
         return self
@@ -46,6 +47,14 @@ class Page:
         self._process.wait()
         os.close(self._write)
         os.close(self._read)
+
+    def _open(self, url: str) -> None:
+        """Wait for this very document: the empty one before it is complete too."""
+        self.call("Page.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
+        document = self.call("Page.navigate", url=url)["loaderId"]
+        while document not in self._loaded:
+            self._receive()
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """A command of the DevTools protocol and its result."""
@@ -86,4 +95,7 @@ class Page:
             assert read, "the browser has gone"
             self._rest += read
         line, self._rest = self._rest.split(b"\0", 1)
-        return json.loads(line)
+        message = json.loads(line)
+        if message.get("method") == "Page.lifecycleEvent" and message["params"]["name"] == "load":
+            self._loaded.add(message["params"]["loaderId"])
+        return message

@@ -7,6 +7,7 @@ import string
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from apex_cli import registry
 from apex_cli.errors import DataError, SetupError
@@ -70,21 +71,20 @@ def clip(tmp_path_factory):
 
 def test_the_clip_score_is_that_of_the_model(clip):
     """Against `logits_per_image`, which is the cosine times a learned scale."""
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
     rng, texts = np.random.default_rng(0), ["a cat", "a dog on a mat in the sun", "an owl"]
-    images = rng.integers(0, 256, (3, 32, 32, 3), np.uint8)
+    images = [rng.integers(0, 256, (height, width, 3), np.uint8) for height, width in ((32, 32), (64, 48), (40, 40))]
     judge = scorer("clip", model=str(clip), batch=2)
     found = judge.score([made(text, image) for text, image in zip(texts, images, strict=True)])
     model, tokenizer = CLIPModel.from_pretrained(clip), CLIPTokenizer.from_pretrained(clip)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (judge.mean, judge.std))
-    pixels = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32)
+    pixels = processor([Image.fromarray(image) for image in images], return_tensors="pt")["pixel_values"]
     tokens = tokenizer(texts, padding=True, truncation=True, max_length=12, return_tensors="pt")
     with torch.no_grad():
         logits = model(pixel_values=pixels, **tokens).logits_per_image.diagonal()
         expected = 100 * logits / model.logit_scale.exp()
     assert found == pytest.approx(expected.tolist(), abs=1e-4)
-    assert judge.prepare(np.zeros((64, 48, 3), np.uint8)).shape == (3, 32, 32)
 
 
 def test_a_long_prompt_keeps_its_end_token(clip):

@@ -54,14 +54,16 @@ def seen(protocol, found: list[Picture]) -> dict:
 
 @pytest.fixture(scope="module")
 def random_inception(tmp_path_factory) -> Path:
-    """The published file's names, shapes and format, random values."""
+    """The published file's names, shapes and format, random values that let a picture through all its layers."""
     import_torchvision()
     from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d  # noqa: F401  # the blocks are installed
 
     torch.manual_seed(0)
     network = inception.inception()
     for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        elif isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.weight.uniform_(0.8, 1.6)
     weights = network.state_dict() | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
@@ -108,8 +110,8 @@ def test_the_lite_kernel_distance_sees_damage(tmp_path):
     fresh = pictures(tmp_path / "fresh", 24)
     grey = pictures(tmp_path / "grey", 24, lambda p: p.mean(2, keepdims=True).repeat(3, 2).astype(np.uint8))
     clean, damaged = (protocol.summarise(side, seen(protocol, side)) for side in (fresh, grey))
-    assert abs(clean.value) < 40 and damaged.value > clean.value + 60
     low, high = damaged.interval
+    assert abs(clean.value) < 40 and clean.interval[1] < 0 < low
     assert low < damaged.value < high and "renders of the same prompts" in damaged.notes[1]
 
 
