@@ -246,7 +246,7 @@ def draws_fast(path: str | Path, wanted: bool | None, compiled: bool) -> bool:
     from apex_cli.training import checkpoint
 
     contract = checkpoint.read_contract(_checkpoint(path, verified=False))
-    folded = contract["tuning"] == "folded"
+    folded: bool = contract["tuning"] == "folded"
     if folded and wanted is False:
         raise UsageError(f"'{path}' is folded; there is no plain one in it.", "Use the run it came from.")
     if wanted is None:

@@ -33,7 +33,8 @@ class ClipT5Backbone(PipelineBackbone):
     def lengths(self) -> dict[str, int]:
         """Tokens that each text encoder reads, by its number: "" for the first, "_2"...; T5 is the last."""
         *clips, t5 = (name.removeprefix("text_encoder") for name in self.text_encoder)
-        return dict.fromkeys(clips, self.pipeline.tokenizer_max_length) | {t5: self.config.max_tokens}
+        length: int = self.pipeline.tokenizer_max_length
+        return dict.fromkeys(clips, length) | {t5: self.config.max_tokens}
 
     def tokenise(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids [B, length] for every text encoder."""

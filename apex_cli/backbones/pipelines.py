@@ -62,7 +62,7 @@ class PipelineBackbone:
         real = torch.get_default_device().type != "meta"
         compact.check(config.dtype if real else "")
         if config.path:
-            given = {} if transformer is None else {"transformer": transformer}
+            given: dict[str, Any] = {} if transformer is None else {"transformer": transformer}
             self.pipeline = folders.load(config.path, self.pipeline_class, config.dtype, **given)
         else:
             self.pipeline = folders.cast(self.fresh(config.tiny), config.dtype)

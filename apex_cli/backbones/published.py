@@ -65,7 +65,7 @@ def sana(changes: dict[str, Any]) -> Any:
     from diffusers import SanaPipeline as Pipeline
     from transformers import Gemma2Config, Gemma2Model
 
-    vit = ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3
+    vit: Any = ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3
     instruction = inspect.signature(Pipeline.__call__).parameters["complex_human_instruction"].default
     return Pipeline(
         tokenizer=build_tokenizer(re.findall(r"[A-Za-z]+", " ".join(instruction))),

@@ -130,7 +130,7 @@ class Nvml:
         if device.kind != "cuda":
             return None
         try:
-            import pynvml
+            import pynvml  # pyright: ignore[reportMissingImports]
         except ImportError:
             return None
         try:

@@ -118,13 +118,13 @@ def _design(suite: str, score: float, correlation: float, shared: float, like: P
     from apex_cli.evaluation.records import read_report
 
     if like is not None:
-        results = [r for r in read_report(like).results.values() if r.overall]
+        results = [(r, r.overall) for r in read_report(like).results.values() if r.overall]
         if not results:
             raise UsageError(f"'{like}' has no scores of single images.", "Give an evaluation of shapes or geneval.")
-        first = results[0]
+        first, overall = results[0]
         scores = {tag: s.score for tag, s in first.tasks.items()}
-        n = round(first.overall.images / first.overall.prompts)
-        measured = first.overall.correlation
+        n = round(overall.images / overall.prompts)
+        measured = overall.correlation
         found = correlation if measured is None else max(measured, 0.0)
         return Design({t: s.prompts for t, s in first.tasks.items()}, n, score, found, shared, scores)
     return Design(_tasks(suite), 4, score, correlation, shared)

@@ -92,7 +92,7 @@ def _follow(events: Iterator[Any], name: str) -> Report | None:
         for event in events:
             if not hasattr(event, "phase"):
                 return event
-            if event.phase != phase:
+            if task is None or event.phase != phase:
                 if task is not None:
                     bar.remove_task(task)
                 task, phase = bar.add_task(f"{name} · {event.phase}", total=event.total), event.phase

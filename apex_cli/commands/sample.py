@@ -64,7 +64,7 @@ def sample(
     requests = [Request(text, seed, k) for text, _ in cleaned for k in range(n)]
     made = _track(model, config, requests, batch, fast)
     saved = save_all(made, out, facts(model), pixels=grid or teacher is not None)
-    columns = [[image.pixels for image in saved]]
+    columns = [[image.pixels for image in saved if image.pixels is not None]]
     beside = ""
     if teacher is not None and compare is not None:
         drawn = list(_track(teacher, teacher.sample.with_nfe(compare), requests, batch, False))

@@ -112,12 +112,18 @@ class Stage(typing.Protocol):
 
     name: str
     """`features`, `detections`, `answers`..."""
-    identity: Mapping[str, Any]
-    """JSON: what its observations depend on, e.g. SHA-256 of the weights, settings, version. Known without a model."""
-    uses: Sequence[str]
-    """Names of the earlier stages of its protocol that it builds on; empty for most."""
     batch: int
     """Pictures it wants at a time; must not change what it says."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """JSON: what its observations depend on, e.g. SHA-256 of the weights, settings, version; needs no model."""
+        ...
+
+    @property
+    def uses(self) -> Sequence[str]:
+        """Names of the earlier stages of its protocol that it builds on; empty for most."""
+        ...
 
     def question(self, item: Item) -> str:
         """What an observation depends on besides the pixels; "" for nothing."""

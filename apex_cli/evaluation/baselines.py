@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from apex_cli.backbones import folders
 from apex_cli.config import Section
 from apex_cli.errors import SetupError, UsageError
-from apex_cli.evaluation.painters import version_of
+from apex_cli.evaluation.painters import Painter, version_of
 from apex_cli.evaluation.records import Subject
 from apex_cli.generation import Request, generator
 
@@ -102,8 +102,13 @@ def _with_none(values: dict[str, Any]) -> dict[str, Any]:
 
 def known() -> dict[str, Baseline]:
     """The shipped recipes by name."""
-    found = (tomllib.loads(path.read_text(encoding="utf-8")) | {"name": path.stem} for path in RECIPES.glob("*.toml"))
-    return {values["name"]: Baseline(**values) for values in sorted(found, key=lambda v: v["name"])}
+    return {path.stem: _read(path) for path in sorted(RECIPES.glob("*.toml"), key=lambda path: path.stem)}
+
+
+def _read(path: Path) -> Baseline:
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    values["name"] = path.stem
+    return Baseline(**values)
 
 
 def find(name: str, changes: dict[str, Any]) -> Baseline:
@@ -134,7 +139,7 @@ def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class StockPipeline:
+class StockPipeline(Painter):
     """A `Painter` that calls a diffusers pipeline; picture and noise depend on (seed, index) as with our models."""
 
     baseline: Baseline

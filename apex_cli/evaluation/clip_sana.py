@@ -6,6 +6,8 @@ Sana runs the weights in fp16 on a GPU; here they run in fp32.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from apex_cli.evaluation import resizing
@@ -27,7 +29,7 @@ class ClipSana(PairProtocol):
     def scorer(self, found: Found) -> PairScorer:
         from transformers import CLIPConfig
 
-        config = CLIPConfig.from_pretrained(found.folder)
+        config: Any = CLIPConfig.from_pretrained(found.folder)
         require_quick_gelu(config)
         side = config.vision_config.image_size
         identity = {"network": "clip", "weights": found.sha256, "resize": f"clip-{side}", "activation": "quick_gelu"}

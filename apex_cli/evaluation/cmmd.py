@@ -39,6 +39,7 @@ class Cmmd(KernelDistance):
     def extractor(self, found: Found) -> Extractor:
         from transformers import CLIPVisionConfig
 
-        side = CLIPVisionConfig.from_pretrained(found.folder).image_size
+        config: Any = CLIPVisionConfig.from_pretrained(found.folder)
+        side = config.image_size
         identity = {"network": "clip-vision", "weights": found.sha256, "resize": f"cmmd-{side}"}
         return Extractor(identity, lambda pixels: resizing.cmmd(pixels, side), lambda: ImageTower(found.folder))

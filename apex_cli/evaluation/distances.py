@@ -122,7 +122,7 @@ class KernelDistance(SetDistance):
     unbiased: ClassVar[bool] = True
 
     def compare(self, features: np.ndarray, truth: np.ndarray) -> Result:
-        found = mmd.squared_mmd(features, truth, self.kernel, self.unbiased)
+        found = mmd.squared_mmd(features, truth, type(self).kernel, self.unbiased)
         value = 1000 * found.value
         return Result(
             protocol=self.name,

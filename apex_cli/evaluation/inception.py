@@ -23,7 +23,7 @@ def inception() -> nn.Module:
     from torch_fidelity import feature_extractor_inceptionv3 as blocks
 
     conv, pool = blocks.BasicConv2d, lambda: nn.MaxPool2d(3, stride=2)
-    layers = OrderedDict(
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
         Conv2d_1a_3x3=conv(3, 32, kernel_size=3, stride=2),
         Conv2d_2a_3x3=conv(32, 32, kernel_size=3),
         Conv2d_2b_3x3=conv(32, 64, kernel_size=3, padding=1),

@@ -113,12 +113,12 @@ def group(
     """One job a prompt set. A protocol without prompts joins the first one, or takes a folder as it is."""
     ready, skipped = sort_out(protocols)
     sets = {p.name: p.prompts for p in ready}
-    own = {prompts.sha256: prompts for prompts in sets.values() if prompts}
+    own: dict[str | None, PromptSet] = {prompts.sha256: prompts for prompts in sets.values() if prompts}
     if not own and not skipped and not isinstance(source.pictures, Path):
         told = f"{', '.join(sets)}: no prompts to draw."
         raise UsageError(told, "Name a suite with prompts first, e.g. --suite shapes,kid, or give --images FOLDER.")
     first = next(iter(own), None)
-    homes = {p.name: p.prompts.sha256 if sets.get(p.name) else first for p in ready}
+    homes = {name: prompts.sha256 if prompts else first for name, prompts in sets.items()}
     jobs = []
     for key in own or {None: None}:
         members = [p for p in protocols if homes.get(p.name, first) == key]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from apex_cli.evaluation import resizing
@@ -23,6 +25,7 @@ class PickScore(PairProtocol):
     def scorer(self, found: Found) -> PairScorer:
         from transformers import CLIPConfig
 
-        side = CLIPConfig.from_pretrained(found.folder).vision_config.image_size
+        config: Any = CLIPConfig.from_pretrained(found.folder)
+        side = config.vision_config.image_size
         identity = {"network": "clip", "weights": found.sha256, "resize": f"clip-{side}", "scale": "learned"}
         return PairScorer(identity, lambda pixels: resizing.clip(pixels, side), lambda: Scaled(found.folder))

@@ -96,7 +96,7 @@ def read(path: Path, identity: Mapping[str, Any]) -> Gaussian | np.ndarray:
 def _read_npz(path: Path) -> Gaussian:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return Gaussian(np.float64(file["mu"]), np.float64(file["sigma"]), None)
+            return Gaussian(file["mu"].astype(np.float64), file["sigma"].astype(np.float64), None)
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"'{path}' has no `mu` and `sigma`.", "Expected statistics of pytorch-fid.") from error
 

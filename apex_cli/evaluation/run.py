@@ -51,11 +51,9 @@ def evaluate(job: Job) -> Iterator[Progress | Report]:
     """Yield progress and last the `Report`, which is in the folder by then; none while other shards are at work."""
     ready, skipped = sort_out(job.protocols)
     if job.prompts is None and not isinstance(job.source, Path):
-        told = {
-            "reason": "has no prompts of its own, and those that have are skipped",
-            "remedy": "see theirs",
-        }
-        skipped |= {p.name: Result(protocol=p.name, status="skipped", **told) for p in ready}
+        reason = "has no prompts of its own, and those that have are skipped"
+        for p in ready:
+            skipped[p.name] = Result(protocol=p.name, status="skipped", reason=reason, remedy="see theirs")
         ready = []
     if not ready:
         yield _report(job, Collection([], [], job.items, 0), {}, skipped)
@@ -201,7 +199,7 @@ def _report(job: Job, there: Collection, results: Mapping[str, Result], skipped:
         found=len(there.pictures),
         expected=there.expected,
         flaws=tuple(there.flaws),
-        results={p.name: (results | skipped)[p.name] for p in job.protocols},
+        results={p.name: {**results, **skipped}[p.name] for p in job.protocols},
         diversity=diversity(there.pictures),
         nfe_counted=fmean(row["nfe"] for row in made) if made else None,
         seconds_per_image=median(row["seconds"] for row in made) if made else None,

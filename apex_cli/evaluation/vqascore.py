@@ -71,6 +71,7 @@ class VqaScore(PairProtocol):
     def scorer(self, found: Found) -> PairScorer:
         from transformers import InstructBlipConfig
 
-        side = InstructBlipConfig.from_pretrained(found.folder).vision_config.image_size
+        config: Any = InstructBlipConfig.from_pretrained(found.folder)
+        side = config.vision_config.image_size
         identity = {"network": "instructblip", "weights": found.sha256, "question": QUESTION}
         return PairScorer(identity, lambda pixels: prepare(pixels, side), lambda: Yes(found.folder))

@@ -5,6 +5,8 @@ Unmerged, every adapted layer costs two more products and two more passes over i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -19,10 +21,11 @@ def merge(network: nn.Module) -> bool:
     def merged(part: nn.Module) -> nn.Module | None:
         if not isinstance(part, LoraLayer):
             return None
-        layer = shared(part.get_base_layer())
+        lora: Any = part  # `get_delta_weight` is of its subclasses
+        layer: Any = shared(lora.get_base_layer())
         weight = layer.weight.float()
-        for name in part.active_adapters:
-            weight = weight + part.get_delta_weight(name).float()
+        for name in lora.active_adapters:
+            weight = weight + lora.get_delta_weight(name).float()
         layer.weight = nn.Parameter(weight.to(layer.weight.dtype), requires_grad=False)
         return layer
 

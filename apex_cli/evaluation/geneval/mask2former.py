@@ -71,9 +71,10 @@ class Mask2Former:
         with torch.inference_mode():
             pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
             inputs = prepare(pixels)
+            padded = (inputs.shape[-2], inputs.shape[-1])
             made = self.model(pixel_values=inputs)
             for logits, masks in zip(made.class_queries_logits, made.masks_queries_logits, strict=True):
-                yield instances(logits, masks, tuple(inputs.shape[-2:]), (height, width))
+                yield instances(logits, masks, padded, (height, width))
 
 
 def _accelerator() -> Any:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,7 +31,7 @@ class RecordedDetections:
     def __init__(self, path: Path):
         self.path = path
 
-    @cached_property
+    @property
     def identity(self) -> Mapping[str, Any]:
         return {"detector": "mmdet", "file": file_sha256(self.path)}
 

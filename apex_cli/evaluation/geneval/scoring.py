@@ -48,7 +48,7 @@ def judge(item: Item, objects: Sequence[Seen], limits: Thresholds) -> tuple[list
 
 def _margins(
     include: Sequence[Clause], exclude: Sequence[Clause], ranked: Sequence[Seen], above: float
-) -> Iterator[float]:
+) -> Iterator[float | np.floating]:
     for clause in include:
         yield _nth(clause, ranked) - np.float32(above)
         if "color" in clause:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ class Detections:
     name, uses = "detections", ()
 
     def __init__(self, folder: Path, batch: int, strictness: canary.Strictness):
-        self.folder, self.batch, self.strictness = folder, batch, strictness
+        self.folder, self.batch = folder, batch
+        self.strictness: canary.Strictness = strictness
 
-    @cached_property
+    @property
     def identity(self) -> Mapping[str, Any]:
         settings = {"input": [mask2former.LONG, mask2former.SHORT, mask2former.MULTIPLE], "floor": mask2former.FLOOR}
         weights = file_sha256(self.folder / WEIGHTS)
@@ -48,9 +48,10 @@ class Colors:
     name, uses, batch = "colors", ("detections",), 16
 
     def __init__(self, folder: Path, strictness: canary.Strictness):
-        self.folder, self.strictness = folder, strictness
+        self.folder = folder
+        self.strictness: canary.Strictness = strictness
 
-    @cached_property
+    @property
     def identity(self) -> Mapping[str, Any]:
         return {"namer": "CLIP", "weights": file_sha256(self.folder / WEIGHTS), "version": colors.VERSION}
 
