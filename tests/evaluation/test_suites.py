@@ -172,7 +172,9 @@ def test_torchrun_shares_one_evaluation(tmp_path):
     """Two real processes and the shipped student, against one process."""
     argv = ["apex_cli.app", "eval", "--prompts", "6", "--n", "1", "--json", "--out"]
     environment = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[1])}
-    alone = subprocess.run([sys.executable, "-m", *argv, "one"], capture_output=True, text=True, check=True, env=environment)
+    alone = subprocess.run(
+        [sys.executable, "-m", *argv, "one"], capture_output=True, text=True, check=True, env=environment
+    )
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "--"]
     subprocess.run([*launcher, *argv, "two"], capture_output=True, text=True, check=True, env=environment)
     (first,) = json.loads(alone.stdout)["evaluations"]
