@@ -265,6 +265,9 @@ BUILDERS = {
     "zimage": build_zimage,
     "flux": build_flux,
     "sd3": build_sd3,
+}
+"""Backbones without a model of an embedded world."""
+BASELINES = {
     "sdxl": build_sdxl,
     "pixart": build_pixart,
     "sana_sprint": build_sana_sprint,
@@ -276,5 +279,5 @@ def write(name: str, folder: Path, **options: Any) -> Path:
     """A saved pipeline of one kind, in `folder`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        BUILDERS[name](**options).save_pretrained(folder)
+        (BUILDERS | BASELINES)[name](**options).save_pretrained(folder)
     return folder

@@ -233,9 +233,9 @@ def test_the_memory_forgets_what_was_longest_unused():
 @pytest.mark.parametrize("sampler", [euler, heun, renoise], ids=lambda module: module.__name__.split(".")[-1])
 def test_a_sampler_never_asks_for_a_value(name, sampler, cases):
     """On meta tensors every look at a value raises."""
+    kind, config = resolve("backbone", name), cases(name).model.config
     with torch.device("meta"):
-        kind = resolve("backbone", name)
-        plain = kind(cases(name).model.config)
+        plain = kind(config)
     twin = make(name, plain, TIMES)
     cond = Cond(torch.empty(2, 7, twin.cond_dim, device="meta"), torch.ones(2, 7, dtype=torch.bool, device="meta"))
     noise = torch.empty(2, *twin.latent_shape, device="meta")
