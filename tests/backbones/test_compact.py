@@ -149,7 +149,7 @@ def test_a_missing_library_is_told(build):
         ({"dtype": "fp8"}, {"tuning": "full"}, "Weights that are trained must be in fp32."),
         ({"offload": True}, {"tuning": "full"}, "backbone.offload is for frozen weights."),
         ({"dtype": "fp8"}, LORA | {"sharding": "fsdp"}, "cannot be sharded"),
-        ({"offload": True}, LORA | {"compile": True}, "train.compile does not go with backbone.offload"),
+        ({"offload": True}, LORA | {"compile": True}, "Compiling does not go with backbone.offload"),
     ],
     ids=["full", "offload", "fsdp", "compile"],
 )

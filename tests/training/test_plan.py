@@ -237,7 +237,10 @@ def test_counting_keeps_nothing_alive():
     assert counter.total > 3.5 * 16 * 2 * 50 * 16 * 16
 
 
-@pytest.mark.parametrize(("wrong", "near"), [("a100", "'a100-40gb' or 'a100-80gb'"), ("H200-140gb", "'h200-141gb'")])
+A100 = "'a100-40gb' or 'a100-80gb' or 'a100-40gb-pcie' or 'a100-80gb-pcie'"
+
+
+@pytest.mark.parametrize(("wrong", "near"), [("a100", A100), ("H200-140gb", "'h200-141gb'")])
 def test_a_wrong_gpu_names_the_near_ones(tmp_path, capsys, wrong, near):
     file = write_recipe(tmp_path / "tiny.toml")
     assert apex("train", file, "--plan", "--gpu", wrong) == 2

@@ -112,17 +112,21 @@ MIRROR = {"left of": "right of", "right of": "left of", "above": "below", "below
 spot = st.tuples(st.floats(0, 64), st.floats(0, 64), st.floats(4, 30))
 
 
+def box(x: float = 32, y: float = 32, side: float = 16) -> tuple[float, float, float, float]:
+    return thing("cube", x=x, y=y, side=side).box
+
+
 @given(spot, spot)
 def test_relations_mirror_when_roles_swap(a: tuple[float, float, float], b: tuple[float, float, float]) -> None:
-    first, second = (thing("cube", x=x, y=y, side=side) for x, y, side in (a, b))
+    first, second = box(*a), box(*b)
     assert relations(first, second) == {MIRROR[relation] for relation in relations(second, first)}
     assert len(relations(first, second)) <= 2
 
 
 def test_a_diagonal_satisfies_two_relations_and_one_place_none() -> None:
-    assert relations(thing("cube", x=10, y=10), thing("cone", x=50, y=50)) == {"left of", "above"}
-    assert relations(thing("cube"), thing("cone")) == set()
-    assert relations(thing("cube", x=33), thing("cone", x=32)) == set()
+    assert relations(box(x=10, y=10), box(x=50, y=50)) == {"left of", "above"}
+    assert relations(box(), box()) == set()
+    assert relations(box(x=33), box(x=32)) == set()
 
 
 def test_counting() -> None:

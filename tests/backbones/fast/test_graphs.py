@@ -13,6 +13,8 @@ from apex_cli.backbones.fast.twin import make
 TIMES = (1.0, 0.6)
 CEILING = {"qwen_image": (77, 71), "sana": (49, 42)}
 """Operations of a block that are no views, as they were counted: plain, folded."""
+GRAPHS = {"qwen_image": 3, "sana": 2}
+"""Of the first length and of any other; Qwen-Image has another for a text that fills its places and so has no mask."""
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +61,10 @@ def test_a_folded_block_has_fewer_operations(name, cases):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", CEILING)
 def test_one_graph_for_all_blocks_and_one_for_every_other_length(name, cases):
-    """Without a break (fullgraph raises at one); a second prompt length makes the graph that serves any."""
+    """Without a break (fullgraph raises at one); a second prompt length makes the graph that serves any other.
+
+    The empty prompt, of one token, is left out: torch gives a side of 1 a graph of its own.
+    """
     case, made = cases(name), []
     twin = make(name, case.model, TIMES)
     torch._dynamo.reset()
@@ -69,14 +74,15 @@ def test_one_graph_for_all_blocks_and_one_for_every_other_length(name, cases):
         return module.forward
 
     x_t, t = case.inputs(1)[0], torch.ones(1)
-    conds = [twin.encode_prompts([prompt]) for prompt in (*case.prompts, "three green rings")]
+    prompts = (*filter(None, case.prompts), "a red cube left of a blue sphere")
+    conds = [twin.encode_prompts([prompt]) for prompt in prompts]
     expected = [twin.velocity(x_t, t, cond) for cond in conds]
     for block in blocks(twin.network):
         block.forward = torch.compile(block.forward, backend=backend, fullgraph=True)
     for cond, value in zip(conds, expected, strict=True):
         torch.testing.assert_close(twin.velocity(x_t, t, cond), value, atol=1e-5, rtol=1e-5)
     assert len({cond.tokens.shape[1] for cond in conds}) >= 3
-    assert len(made) <= 2
+    assert len(made) <= GRAPHS[name]
 
 
 def rerun(function):
