@@ -41,6 +41,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "protocol": {
         "shapes": "apex_cli.evaluation.shapes:Shapes",
+        "geneval": "apex_cli.evaluation.geneval.protocol:HfGenEval",
         "geneval@hf": "apex_cli.evaluation.geneval.protocol:HfGenEval",
         "geneval@official": "apex_cli.evaluation.geneval.protocol:OfficialGenEval",
         "dpg@official": "apex_cli.evaluation.dpg.protocol:OfficialDpg",

@@ -169,3 +169,7 @@ def test_a_line_that_is_no_detection_is_named(tmp_path):
     file.write_text(json.dumps({"filename": "00000/samples/00000.png", "objects": [thing]}))
     with pytest.raises(DataError, match="no class 'unicorn'"):
         mmdet.read(file)
+
+
+def test_the_bare_name_is_the_protocol_that_runs_everywhere():
+    assert registry.resolve("protocol", "geneval") is registry.resolve("protocol", "geneval@hf")
