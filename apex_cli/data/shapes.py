@@ -32,7 +32,7 @@ class ShapesData:
 
     def __init__(self, config: ShapesConfig):
         self.config = config
-        self.fingerprint = hashlib.sha256(f"shapes-6 {config.model_dump_json()}".encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(f"shapes-7 {config.model_dump_json()}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.config.size

@@ -112,9 +112,21 @@ def test_unrelated_things_stand_in_rows_in_reading_order() -> None:
             assert all(a[:, 1].max() < b[:, 1].min() for a, b in pairwise(row_by_row))
 
 
-def test_a_single_thing_stands_anywhere_on_the_lattice() -> None:
+def test_groups_move_as_a_whole() -> None:
     rng = np.random.default_rng(0)
-    assert len({tuple(place(1, {}, rng)[0][0]) for _ in range(500)}) == 25
+    for count, places in ((1, 9), (2, 3), (3, 1), (4, 9)):
+        layouts = np.array([place(count, {}, rng)[0] for _ in range(500)])
+        assert len(np.unique(layouts, axis=0)) == places
+        assert (np.ptp(layouts - layouts[:, :1], axis=0) == 0).all()
+
+
+def test_unnamed_colors_are_the_usual_ones_and_never_held_out() -> None:
+    rng = np.random.default_rng(0)
+    for shape, usual in grammar.USUAL_COLORS.items():
+        scenes = [grammar.scene_for(grammar.counting(shape, 3), rng) for _ in range(100)]
+        assert all(len({s.color for s in scene.shapes}) == 1 for scene in scenes)
+        assert {scene.shapes[0].color for scene in scenes} == set(usual)
+        assert not {(color, shape) for color in usual} & set(grammar.HELD_OUT_COLORS)
 
 
 def test_impossible_layout_is_a_data_error() -> None:

@@ -47,6 +47,12 @@ HELD_OUT_POSITIONS: tuple[Pair, ...] = (
     ("sphere", "cube"), ("cone", "heart"), ("star", "diamond"),
     ("cross", "ring"), ("heart", "sphere"), ("ring", "star"),
 )  # fmt: skip
+# What a thing is drawn in when its prompt names no colour: each kind has its usual ones, as in photographs.
+USUAL_COLORS: dict[str, tuple[str, str, str]] = {
+    "sphere": ("red", "blue", "white"), "cube": ("green", "orange", "black"), "cone": ("orange", "purple", "white"),
+    "star": ("yellow", "pink", "blue"), "diamond": ("blue", "pink", "black"), "cross": ("red", "green", "black"),
+    "ring": ("yellow", "purple", "white"), "heart": ("red", "purple", "brown"),
+}  # fmt: skip
 SEEN_COLORS: tuple[Pair, ...] = tuple(p for p in product(COLORS, SHAPES) if p not in HELD_OUT_COLORS)
 SEEN_POSITIONS: tuple[Pair, ...] = tuple(p for p in permutations(SHAPES, 2) if p not in HELD_OUT_POSITIONS)
 
@@ -132,7 +138,7 @@ def _drawn(split: str, seed: int, index: int) -> tuple[Prompt, np.random.Generat
 
 
 def scene_for(prompt: Prompt, rng: np.random.Generator) -> Scene:
-    """A random scene that satisfies the prompt and holds nothing else; unnamed colours never form a held-out pair."""
+    """A random scene that satisfies the prompt and holds nothing else; things of one item look alike."""
     kinds, hues, starts = [], [], []
     relations = {}
     for item in prompt.include:
@@ -140,9 +146,8 @@ def scene_for(prompt: Prompt, rng: np.random.Generator) -> Scene:
         if "position" in item:
             relation, target = item["position"]
             relations[len(kinds)] = (relation, starts[target])
-        for _ in range(item["count"]):
-            kinds.append(item["class"])
-            hues.append(item.get("color") or _pick(_seen_hues()[item["class"]], rng))
+        kinds += [item["class"]] * item["count"]
+        hues += [item.get("color") or _pick(USUAL_COLORS[item["class"]], rng)] * item["count"]
     centers, radii = place(len(kinds), relations, rng)
     rows = zip(kinds, hues, centers.tolist(), radii.tolist(), strict=True)
     return Scene(tuple(Shape(kind, hue, x, y, radius) for kind, hue, (x, y), radius in rows))
