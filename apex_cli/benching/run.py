@@ -76,32 +76,37 @@ class Bench:
         self.nvml, self.memory = Nvml.open(self.device), Memory(self.device)
         self.cost = mark_cost(self.clock)
         cases = self.grid.cases(self.subject.name)
-        for number, case in enumerate(cases):
-            yield Progress(f"measure {case.key}", number, len(cases))
+        for number, case in enumerate(cases, 1):
             self._look()
-            self._measure(case)
+            for done, total in self._measure(case):
+                yield Progress(f"measure {case.key} ({number} of {len(cases)})", done, total)
             self._look()
-        yield Progress("measured", len(cases), len(cases))
 
     def _look(self) -> None:
         if self.nvml is not None:
             self.states.append(self.nvml.state())
             self.others |= set(self.nvml.others())
 
-    def _measure(self, case: Case) -> None:
+    def _measure(self, case: Case) -> Iterator[tuple[int, int]]:
+        """One case; yields (done, total): modes warmed up and rounds counted, of all that there will be."""
         laps = Laps(self.clock)
         engines = self.subject.engines(case, laps)
         asks = {mode: self._asker(engines[mode], case, laps) for mode in self.grid.mode}
         cells = {}
-        for mode, ask in asks.items():
+        least = self.patience.least(case.batch)
+        for done, (mode, ask) in enumerate(asks.items()):
+            yield done, len(asks) + least
             # Numbers far from those of the rounds, so that no prompt of the warm-up comes again.
             numbers = iter(range(10**6, 10**6 + self.patience.warmup))
             warmup: Warmup[Timing] = warm_up(lambda ask=ask, n=numbers: ask(next(n))[0], _total, self.patience)
             cells[mode] = Cell(case, mode, warmup, mark_cost=self.cost)
-        for made in rounds(asks, self.clock.wall, self.patience.least(case.batch), self.patience.seconds):
+        start = self.clock.wall()
+        for number, made in enumerate(rounds(asks, self.clock.wall, least, self.patience.seconds), 1):
             for mode, (timing, memory) in made.items():
                 cells[mode].timings.append(timing)
                 cells[mode].memory = {k: max(v, cells[mode].memory.get(k, 0)) for k, v in memory.items()}
+            expected = self.patience.expected(case.batch, number, self.clock.wall() - start)
+            yield len(asks) + number, len(asks) + expected
         for mode, cell in cells.items():
             cell.joules = self._energy(asks[mode], case)
             cell.tokens = self.subject.tokens(prompts(1, self.subject.words))

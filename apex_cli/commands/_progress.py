@@ -10,8 +10,8 @@ from apex_cli.commands._ui import say, stderr
 if TYPE_CHECKING:
     from apex_cli.records import Progress, StepRecord
 
-BEFORE = ("check", "encode")
-"""How the phases begin that pass before the first step."""
+TENTHS = ("check", "encode", "measure", "draw")
+"""How the phases begin that have no records to tell of."""
 
 
 def terms(record: StepRecord) -> str:
@@ -41,7 +41,7 @@ def show(events: Iterator[Progress]) -> StepRecord | None:
         for event in events:
             bar.update(task, description=event.phase, completed=event.done, total=event.total)
             tenth = (event.phase, event.done * 10 // event.total)
-            if not live and event.phase.startswith(BEFORE) and tenth != told:
+            if not live and event.phase.startswith(TENTHS) and tenth != told:
                 say(f"{event.phase} {event.done}/{event.total}")
                 told = tenth
             if event.record is None:

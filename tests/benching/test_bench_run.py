@@ -42,7 +42,14 @@ def cells(bench):
 
 def test_every_case_is_measured_in_every_mode(bench, cells):
     assert [(c["nfe"], c["mode"]) for c in cells] == [(nfe, mode) for nfe in (1, 2) for mode in MODES]
-    assert bench.events[-1].done == bench.events[-1].total == 2
+
+
+def test_progress_is_told_mode_by_mode_and_round_by_round(bench):
+    """Of each case four warm-ups and two rounds."""
+    first, second = ([e for e in bench.events if f"nfe {nfe} " in e.phase] for nfe in (1, 2))
+    assert first[0].phase == "measure " + bench.cells[0].case.key + " (1 of 2)"
+    assert [(e.done, e.total) for e in first] == [(done, 6) for done in range(4)] + [(5, 6), (6, 6)]
+    assert [e.phase[-8:] for e in second] == ["(2 of 2)"] * 6
 
 
 def test_stages_make_the_total_and_none_is_missing(cells):

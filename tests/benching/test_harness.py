@@ -93,6 +93,14 @@ def test_how_many_rounds(runs, batch, least):
     assert Patience(runs=runs).least(batch) == least
 
 
+def test_how_many_rounds_there_will_be():
+    patience = Patience(runs=10, seconds=30)
+    assert patience.expected(batch=1, done=2, elapsed=4) == 15  # 2 seconds each
+    assert patience.expected(batch=1, done=2, elapsed=20) == 10  # 10 seconds each: the least
+    assert patience.expected(batch=1, done=12, elapsed=36) == 12
+    assert patience.expected(batch=1, done=1, elapsed=0) == 10
+
+
 def test_spread_of_known_times():
     found = spread([float(n) for n in range(1, 102)])
     assert (found.median.value, found.p5, found.p90, found.p95, found.n) == (51, 6, 91, 96, 101)
