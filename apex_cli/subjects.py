@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -78,7 +78,7 @@ class Loaded:
             return Stock(backbone, sample, laps)
         return Staged(backbone, sample, resolve("sampler", sample.sampler), laps, remembered=mode == "cached")
 
-    def draw(self, mode: str, nfe: int, batch: int, indices: Sequence[int]) -> Iterator[list[tuple[int, Any]]]:
+    def draw(self, mode: str, nfe: int, batch: int, indices: Iterable[int]) -> Iterator[list[tuple[int, Any]]]:
         """Picture i shows prompt i, from the noise of (0, i)."""
         from PIL import Image
 
@@ -87,7 +87,7 @@ class Loaded:
         from apex_cli.streaming import stream
 
         backbone, draw = (self.twin, stream) if mode in FAST else (self.backbone, generate)
-        requests = [Request(prompts(1, self.words, index)[0], 0, index) for index in indices]
+        requests = (Request(prompts(1, self.words, index)[0], 0, index) for index in indices)
         made = draw(backbone, self.sample.with_nfe(nfe), requests, batch)
         while some := list(islice(made, batch)):
             yield [(image.request.index, Image.fromarray(image.pixels)) for image in some]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -52,7 +52,7 @@ class Subject:
     tokens: Callable[[Sequence[str]], int]
     parameters: int
     backbone: Any
-    draw: Callable[[str, int, int, Sequence[int]], Iterator[list[tuple[int, Image.Image]]]]
+    draw: Callable[[str, int, int, Iterable[int]], Iterator[list[tuple[int, Image.Image]]]]
     """(mode, NFE, batch, indices): pictures by index, a batch at a time."""
 
 
@@ -100,14 +100,17 @@ class Bench:
             numbers = iter(range(10**6, 10**6 + self.patience.warmup))
             warmup: Warmup[Timing] = warm_up(lambda ask=ask, n=numbers: ask(next(n))[0], _total, self.patience)
             cells[mode] = Cell(case, mode, warmup, mark_cost=self.cost)
-        start = self.clock.wall()
+        start, work, number = self.clock.wall(), 0.0, 0
         for number, made in enumerate(rounds(asks, self.clock.wall, least, self.patience.seconds), 1):
             for mode, (timing, memory) in made.items():
                 cells[mode].timings.append(timing)
+                work += timing.work
                 cells[mode].memory = {k: max(v, cells[mode].memory.get(k, 0)) for k, v in memory.items()}
             expected = self.patience.expected(case.batch, number, self.clock.wall() - start)
             yield len(asks) + number, len(asks) + expected
+        around = (self.clock.wall() - start - work) / (number * len(asks))
         for mode, cell in cells.items():
+            cell.around = around
             cell.joules = self._energy(asks[mode], case)
             cell.tokens = self.subject.tokens(prompts(1, self.subject.words))
             _check(cell)
@@ -118,9 +121,9 @@ class Bench:
 
         def ask(number: int) -> tuple[Timing, dict[str, int]]:
             texts = prompts(case.batch, self.subject.words, number * case.batch)
-            engine.prepare(texts)
-            self.memory.reset()
-            timing = timed(self.clock, laps, lambda: engine(texts, number), png)
+            with engine.watched():
+                self.memory.reset()
+                timing = timed(self.clock, laps, lambda: engine.prepare(texts), lambda: engine(texts, number), png)
             return timing, self.memory.peak()
 
         return ask

@@ -9,7 +9,7 @@ from typing import Any
 
 from apex_cli.benching.laps import STAGES
 
-COLUMNS = ("case", "mode", "median [95 %]", "p90", "p95", "images/s", "x diffusers", "floor", "x floor", "n")
+COLUMNS = ("case", "mode", "median [95 %]", "p90", "p95", "images/s", "x plain", "x diffusers", "floor", "x floor", "n")
 
 
 def rows(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -22,6 +22,7 @@ def rows(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             duration(cell["seconds"]["p90"]),
             duration(cell["seconds"]["p95"]),
             f"{cell['images_per_second']:.3g}",
+            interval(cell["over_plain"]),
             interval(cell["over_diffusers"]),
             duration(cell["floor"]),
             "-" if cell["over_floor"] is None else f"{cell['over_floor']:.2f}",
@@ -34,11 +35,17 @@ def rows(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def stage_rows(cells: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """(columns, rows): seconds of each stage; the transformer's a single evaluation; `encode` is not in the total."""
     names = (*STAGES, "encode")
-    columns = ("case", "mode", *("transformer/NFE" if n == "transformer" else n for n in names), "sum/total", "marks")
+    columns = (
+        "case",
+        "mode",
+        *("transformer/NFE" if n == "transformer" else n for n in names),
+        "sum/total",
+        "overhead",
+    )
     made = []
     for cell in cells:
         stages = {**cell["stages"], "transformer": cell["stages"]["transformer"] / cell["nfe"]}
-        tail = (f"{cell['stages_over_total']:.1%}", f"{cell['harness_overhead']:.2%}")
+        tail = (f"{cell['stages_over_total']:.1%}", f"{cell['overhead']['share']:.2%}")
         made.append((case(cell), cell["mode"], *(duration(stages[name]) for name in names), *tail))
     return columns, made
 
@@ -117,7 +124,7 @@ def _flat(cell: Mapping[str, Any]) -> dict[str, Any]:
         "low": seconds["median"]["low"],
         "high": seconds["median"]["high"],
         **{name: seconds[name] for name in ("p5", "p90", "p95", "n")},
-        "over_diffusers": cell["over_diffusers"] and cell["over_diffusers"]["value"],
+        **{name: cell[name] and cell[name]["value"] for name in ("over_plain", "over_diffusers")},
         "first_request": cell["first_request"],
         "joules_per_image": cell["joules_per_image"],
         **{f"stage {name}": value for name, value in cell["stages"].items()},
