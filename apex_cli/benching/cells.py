@@ -15,6 +15,8 @@ AGREE = 0.03
 """How far the sum of the stages may be from the total."""
 BEARABLE = 0.01
 """Overhead of the harness that goes without a remark."""
+LOSSY = {"fp8": "fast"}
+"""Modes that change pictures, never the default, and the mode whose pictures they should draw."""
 YARDSTICK = "diffusers"
 """The mode that the others are set beside."""
 
@@ -56,6 +58,8 @@ class Cell:
     memory: dict[str, int] = field(default_factory=dict)
     joules: float | None = None
     """Energy of one picture."""
+    psnr: float | None = None
+    """Of a lossy mode: its pictures against the exact ones, in dB."""
     mark_cost: float = 0.0
     around: float = 0.0
     """Seconds that the harness took between two requests of the case: prompts, hooks, bookkeeping, progress."""
@@ -113,6 +117,7 @@ class Cell:
             "warmup": {"runs": len(self.warmup.runs), "stable": self.warmup.stable},
             "memory": self.memory,
             "joules_per_image": self.joules,
+            "psnr": self.psnr,
             "overhead": asdict(self.overhead),
             "times": self.times,
         }

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from apex_cli.benching.cells import AGREE, Case, Cell
+from apex_cli.benching.cells import AGREE, LOSSY, Case, Cell
 from apex_cli.benching.clocks import Clock
 from apex_cli.benching.devices import Device, Memory, Nvml
 from apex_cli.benching.engines import Engine
@@ -21,9 +22,9 @@ from apex_cli.config import Section
 from apex_cli.errors import ApexError
 from apex_cli.records import Progress
 
-MODES = ("plain", "fast", "cached", "diffusers")
+MODES = ("plain", "fast", "cached", "fp8", "diffusers")
 """`plain`: our pipeline as it is trained with; `fast`: with everything folded; `cached`: that, asked prompts it knows;
-`diffusers`: the stock pipeline, the yardstick."""
+`fp8`: the fast one with the transformer's weights kept in 8 bits; `diffusers`: the stock pipeline, the yardstick."""
 ENERGY_SECONDS = 2.0
 
 
@@ -111,6 +112,7 @@ class Bench:
         around = (self.clock.wall() - start - work) / (number * len(asks))
         for mode, cell in cells.items():
             cell.around = around
+            cell.psnr = self._psnr(engines, mode, case)
             cell.joules = self._energy(asks[mode], case)
             cell.tokens = self.subject.tokens(prompts(1, self.subject.words))
             _check(cell)
@@ -127,6 +129,14 @@ class Bench:
             return timing, self.memory.peak()
 
         return ask
+
+    def _psnr(self, engines: Mapping[str, Engine], mode: str, case: Case) -> float | None:
+        """dB between the pictures of a lossy mode and those of its exact one, where both are measured."""
+        if mode not in LOSSY or LOSSY[mode] not in self.grid.mode:
+            return None
+        texts = prompts(case.batch, self.subject.words)
+        drawn = (np.asarray([np.asarray(x, float) for x in engines[m](texts, 0)]) for m in (mode, LOSSY[mode]))
+        return psnr(*drawn)
 
     def _energy(self, ask: Callable[[int], Any], case: Case) -> float | None:
         """Joules a picture over some seconds of requests one after another; the driver counts too coarsely for one."""
@@ -150,6 +160,11 @@ def _check(cell: Cell) -> None:
             f"The stages of {cell.key} make {cell.agreement:.1%} of its total: its time is not understood.",
             "This is a bug of apex, or the device was not synchronised; report it with the JSON of --save.",
         )
+
+
+def psnr(pictures: np.ndarray, exact: np.ndarray) -> float:
+    """Of pictures in 0..255, all together, in dB."""
+    return float(20 * np.log10(255) - 10 * np.log10(np.square(pictures - exact).mean()))
 
 
 def png(image: Image.Image) -> bytes:

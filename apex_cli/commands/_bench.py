@@ -194,7 +194,7 @@ def _conditions(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
             tables.case(c),
-            c["mode"],
+            tables.mode(c),
             tables.duration(c["first_request"]),
             f"{c['warmup']['runs']} runs, {'agreed' if c['warmup']['stable'] else 'did not agree'}",
             ", ".join(f"{name} {size(count)}" for name, count in c["memory"].items()),
@@ -216,10 +216,12 @@ def _references(cells: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
-    from apex_cli.benching.cells import BEARABLE
+    from apex_cli.benching.cells import BEARABLE, LOSSY
 
     worst = max(cell["overhead"]["share"] for cell in document["cells"])
     yield "total: from prompts to pictures in memory; the encoding to PNG comes after it"
+    if lossy := {cell["mode"] for cell in document["cells"]} & LOSSY.keys():
+        yield f"{', '.join(lossy)} is LOSSY: dB are the PSNR of a request's pictures against those of the exact way"
     if document["clock"] == "cpu":
         yield "seconds are those that the process computed, not those of the wall"
     much = f", more than {BEARABLE:.0%}: do not trust the shortest times" if worst > BEARABLE else ""

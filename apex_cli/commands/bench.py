@@ -39,7 +39,8 @@ def bench(
         str,
         typer.Option(
             help="plain: as trained; fast: exact foldings; cached: that, for prompts read before; diffusers: the "
-            "stock pipeline. All are measured in turn in one process."
+            "stock pipeline; fp8, LOSSY: fast with the transformer's weights in 8 bits. All are measured in turn in "
+            "one process."
         ),
     ] = "plain,fast,diffusers",
     gpu: Annotated[
