@@ -103,7 +103,7 @@ def test_a_lossy_mode_says_how_far_its_pictures_are_from_the_exact_ones(cells, b
     for cell in cells:
         assert (cell["psnr"] is not None) == (cell["mode"] == "fp8")
         if cell["mode"] == "fp8":
-            assert 20 < cell["psnr"] < 60 and tables.mode(cell) == f"fp8, LOSSY: {cell['psnr']:.1f} dB"
+            assert 15 < cell["psnr"] < 99 and tables.mode(cell) == f"fp8, LOSSY: {cell['psnr']:.1f} dB"
     engines, texts = subject.engines(Case(subject.name, 64, 2, 2), Laps(HostClock())), prompts(2, subject.words)
     lossy, exact = (np.stack([np.asarray(x, float) for x in engines[mode](texts, 0)]) for mode in ("fp8", "fast"))
     error = np.square(lossy - exact).mean()
@@ -141,7 +141,7 @@ def test_all_engines_draw_the_same_picture(subject):
             drawn[mode] = np.asarray(engine(text, 5)[0], float)
     for mode in set(MODES) - set(LOSSY):
         assert np.abs(drawn[mode] - drawn["plain"]).max() <= 1, mode
-    assert np.abs(drawn["fp8"] - drawn["plain"]).max() > 1
+    assert (drawn["fp8"] != drawn["plain"]).any()
     assert drawn["plain"].std() > 5
     assert png(Image.fromarray(drawn["plain"].astype("uint8"))).startswith(b"\x89PNG")
 
