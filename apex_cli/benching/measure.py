@@ -16,7 +16,7 @@ RunT = TypeVar("RunT")
 
 
 class Patience(Section):
-    """When enough is enough; seconds are of the wall."""
+    """When enough is enough; seconds are those of the clock that measures."""
 
     runs: int = 0
     """Rounds at least; 0: 50 for single pictures, 20 for batches."""

@@ -277,7 +277,7 @@ def long(asked: Asked, count: int, out: Path | None) -> None:
     print(json.dumps(document))
 
 
-def _memory(told: Mapping[str, float] | None) -> Iterator[str]:
+def _memory(told: Mapping[str, Any] | None) -> Iterator[str]:
     if told:
         first, last, peak = (size(told[name]) for name in ("first_tenth", "last_tenth", "peak"))
         yield f"memory: {first} in the first tenth of the run, {last} in the last, {peak} at most"

@@ -56,7 +56,7 @@ def bench(
     runs: Annotated[
         int | None, typer.Option(min=1, help="Counted runs of each mode at least.  [default: 50; batches 20]")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0, help="Seconds that a case is measured at least.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Seconds by --clock of a case at least.")] = 30.0,
     warmup: Annotated[
         int, typer.Option(min=1, help="Runs of the warm-up at most; it ends when three in a row agree within 2 %.")
     ] = 25,
