@@ -113,6 +113,7 @@ def test_a_lossy_mode_says_how_far_its_pictures_are_from_the_exact_ones(cells, b
 def test_psnr_of_a_known_difference():
     exact = np.zeros((2, 4, 4, 3))
     assert psnr(exact + 25.5, exact) == pytest.approx(20)
+    assert psnr(exact, exact) == pytest.approx(20 * np.log10(255) + 10 * np.log10(96))
 
 
 def test_tables_chart_and_csv(cells, tmp_path):
