@@ -6,9 +6,9 @@ are counted where they happen, never taken from the settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, islice
 from typing import TYPE_CHECKING, Literal, cast
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -152,16 +152,23 @@ def as_long_as(reference: Tensor, x: Tensor, patch: int) -> Tensor:
     return x * ratio.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
 
 
+def chunks(requests: Iterable[Request], batch: int) -> Iterator[list[Request]]:
+    """`batch` at a time; no more of them are asked for than that."""
+    rest = iter(requests)
+    while some := list(islice(rest, batch)):
+        yield some
+
+
 def generate(
-    backbone: Backbone, config: SampleConfig, requests: Sequence[Request], batch: int = 32
+    backbone: Backbone, config: SampleConfig, requests: Iterable[Request], batch: int = 32
 ) -> Iterator[Sample]:
     """Make the images of `requests` in order, `batch` at a time.
 
     Raises `UsageError` where the backbone is folded at other times than those of `config`.
     """
     stages = Stages(backbone, config)
-    for start in range(0, len(requests), batch):
-        yield from stages.decode(stages.draw(stages.read(requests[start : start + batch])))
+    for some in chunks(requests, batch):
+        yield from stages.decode(stages.draw(stages.read(some)))
 
 
 def check_times(backbone: Backbone, config: SampleConfig) -> None:

@@ -5,7 +5,7 @@ network draws; bounded queues between them. The images and their order are those
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from queue import Full, Queue
@@ -13,7 +13,7 @@ from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from apex_cli.errors import StorageError
-from apex_cli.generation import Batch, Request, Sample, SampleConfig, Stages
+from apex_cli.generation import Batch, Request, Sample, SampleConfig, Stages, chunks
 
 if TYPE_CHECKING:
     from apex_cli.backbones.base import Backbone
@@ -64,12 +64,11 @@ def staged(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
         thread.join()
 
 
-def stream(backbone: Backbone, config: SampleConfig, requests: Sequence[Request], batch: int = 32) -> Iterator[Sample]:
+def stream(backbone: Backbone, config: SampleConfig, requests: Iterable[Request], batch: int = 32) -> Iterator[Sample]:
     """`generation.generate`, its three stages at once."""
     stages = Stages(backbone, config)
     read, draw, decode = (on_stream(stage) for stage in (stages.read, stages.draw, stages.decode))
-    chunks = (requests[start : start + batch] for start in range(0, len(requests), batch))
-    for made in staged(decode, staged(draw, staged(read, chunks))):
+    for made in staged(decode, staged(draw, staged(read, chunks(requests, batch)))):
         yield from made
 
 

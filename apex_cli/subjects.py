@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,8 +18,8 @@ from apex_cli.registry import resolve
 
 SHAPES, TINY_QWEN = "shapes", "shapes-qwen"
 RANDOM = "random"
-FAST = ("fast", "cached")
-"""Modes that ask the fast twin."""
+FAST = ("fast", "cached", "fp8")
+"""Modes that ask a fast twin."""
 TINY = {"qwen-image": "qwen_image", "sana-600m": "sana", "sana-1600m": "sana", TINY_QWEN: "qwen_image"}
 """Published model -> the backbone whose tiny fresh pipeline stands for it where there is no accelerator."""
 WORDS = 10
@@ -41,7 +41,8 @@ class Loaded:
 
         self.name, self.weights, self.backbone, self.sample, self.words = name, weights, backbone, sample, words
         self.nfes = nfes
-        self.twin: Any = None
+        self.twins: dict[str, Any] = {}
+        """By the modes that ask them."""
         self.cuda = torch.cuda.is_available()
 
     def engines(self, modes: Sequence[str]) -> Callable[[Any, Any], Mapping[str, Any]]:
@@ -50,11 +51,21 @@ class Loaded:
 
         if isinstance(self.backbone, Fast) and not set(modes) <= set(FAST):
             raise UsageError("A folded model knows only the fast way.", "Add --mode fast,cached.")
-        if any(mode in FAST for mode in modes):
-            self.twin = self._twin()
-        if all(mode in FAST for mode in modes):
-            self.backbone = self.twin  # what was folded away leaves the device
+        if asked := [mode for mode in modes if mode in FAST]:
+            self.twins = self._twins(asked)
+            if len(asked) == len(modes):
+                self.backbone = self.twins[modes[0]]  # what was folded away leaves the device
         return lambda case, laps: {mode: self._engine(mode, case, laps) for mode in modes}
+
+    def _twins(self, modes: Sequence[str]) -> dict[str, Any]:
+        from apex_cli.backbones.fast.fp8 import packed
+
+        exact = self._twin()
+        lossy = packed(exact) if "fp8" in modes else None
+        if self.cuda:
+            for twin in filter(None, (exact, lossy)):
+                twin.make_static()
+        return {mode: lossy if mode == "fp8" else exact for mode in modes}
 
     def _twin(self) -> Any:
         from apex_cli.backbones.fast.twin import Fast, make
@@ -62,15 +73,12 @@ class Loaded:
         if isinstance(self.backbone, Fast):
             return self.backbone
         times = {sigma for nfe in self.nfes for sigma in self.sample.with_nfe(nfe).grid() if sigma > 0}
-        twin = make(backbone_name(self.backbone), self.backbone, tuple(sorted(times, reverse=True)))
-        if self.cuda:
-            twin.make_static()
-        return twin
+        return make(backbone_name(self.backbone), self.backbone, tuple(sorted(times, reverse=True)))
 
     def _engine(self, mode: str, case: Any, laps: Any) -> Any:
         from apex_cli.benching.engines import Staged, Stock
 
-        backbone = self.twin if mode in FAST else self.backbone
+        backbone = self.twins.get(mode, self.backbone)
         if backbone.config.resolution != case.resolution:
             backbone.with_config(backbone.config.model_copy(update={"resolution": case.resolution}))
         sample = self.sample.with_nfe(case.nfe)
@@ -78,7 +86,7 @@ class Loaded:
             return Stock(backbone, sample, laps)
         return Staged(backbone, sample, resolve("sampler", sample.sampler), laps, remembered=mode == "cached")
 
-    def draw(self, mode: str, nfe: int, batch: int, indices: Sequence[int]) -> Iterator[list[tuple[int, Any]]]:
+    def draw(self, mode: str, nfe: int, batch: int, indices: Iterable[int]) -> Iterator[list[tuple[int, Any]]]:
         """Picture i shows prompt i, from the noise of (0, i)."""
         from PIL import Image
 
@@ -86,8 +94,8 @@ class Loaded:
         from apex_cli.generation import Request, generate
         from apex_cli.streaming import stream
 
-        backbone, draw = (self.twin, stream) if mode in FAST else (self.backbone, generate)
-        requests = [Request(prompts(1, self.words, index)[0], 0, index) for index in indices]
+        backbone, draw = self.twins.get(mode, self.backbone), stream if mode in FAST else generate
+        requests = (Request(prompts(1, self.words, index)[0], 0, index) for index in indices)
         made = draw(backbone, self.sample.with_nfe(nfe), requests, batch)
         while some := list(islice(made, batch)):
             yield [(image.request.index, Image.fromarray(image.pixels)) for image in some]

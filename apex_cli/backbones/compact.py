@@ -120,7 +120,12 @@ def compress(backbone: Any) -> None:
     if dtype not in FORMATS and not offload:
         return
     check("" if backbone.network.device.type == "meta" else dtype)
-    for parent, name, layer in list(_layers(backbone.network)):
+    pack_layers(backbone.network, dtype, offload)
+
+
+def pack_layers(network: nn.Module, dtype: str, offload: bool = False) -> None:
+    """Put compact layers in the place of those of the blocks, which stay as they were."""
+    for parent, name, layer in list(_layers(network)):
         setattr(parent, name, CompactLinear(layer, dtype, offload))
 
 

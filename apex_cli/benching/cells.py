@@ -13,6 +13,10 @@ from apex_cli.benching.statistics import Interval, Spread, paired_ratio, spread
 
 AGREE = 0.03
 """How far the sum of the stages may be from the total."""
+BEARABLE = 0.01
+"""Overhead of the harness that goes without a remark."""
+LOSSY = {"fp8": "fast"}
+"""Modes that change pictures, never the default, and the mode whose pictures they should draw."""
 YARDSTICK = "diffusers"
 """The mode that the others are set beside."""
 
@@ -31,6 +35,16 @@ class Case:
         return f"{self.model} {self.resolution} px batch {self.batch} nfe {self.nfe}"
 
 
+@dataclass(frozen=True)
+class Overhead:
+    """What the harness adds to a request, in seconds: its marks, which are in the request's time, and what it does
+    around it, which is not; both as a `share` of the request without them."""
+
+    marks: float
+    around: float
+    share: float
+
+
 @dataclass
 class Cell:
     """`timings` of the counted runs in the order of the rounds, which the cells of a case share."""
@@ -44,7 +58,11 @@ class Cell:
     memory: dict[str, int] = field(default_factory=dict)
     joules: float | None = None
     """Energy of one picture."""
+    psnr: float | None = None
+    """Of a lossy mode: its pictures against the exact ones, in dB."""
     mark_cost: float = 0.0
+    around: float = 0.0
+    """Seconds that the harness took between two requests of the case: prompts, hooks, bookkeeping, progress."""
 
     @property
     def key(self) -> str:
@@ -76,9 +94,9 @@ class Cell:
         return median(sum(timing.stages.values()) / timing.total for timing in self.timings)
 
     @property
-    def overhead(self) -> float:
-        """Share of a run that its marks took of the host."""
-        return self.mark_cost * median(timing.marks for timing in self.timings) / self.spread.median.value
+    def overhead(self) -> Overhead:
+        marks = self.mark_cost * median(timing.marks for timing in self.timings)
+        return Overhead(marks, self.around, (marks + self.around) / (self.spread.median.value - marks))
 
     def over(self, other: Cell) -> Interval:
         """How many times as long as `other`, round by round."""
@@ -99,12 +117,13 @@ class Cell:
             "warmup": {"runs": len(self.warmup.runs), "stable": self.warmup.stable},
             "memory": self.memory,
             "joules_per_image": self.joules,
-            "harness_overhead": self.overhead,
+            "psnr": self.psnr,
+            "overhead": asdict(self.overhead),
             "times": self.times,
         }
 
 
-def beside(cells: Sequence[Cell]) -> Mapping[str, Interval]:
-    """Key of a cell -> its time over that of the stock pipeline, where both were measured in the same rounds."""
-    stock = {cell.case: cell for cell in cells if cell.mode == YARDSTICK}
-    return {c.key: c.over(stock[c.case]) for c in cells if c.case in stock and c.mode != YARDSTICK}
+def beside(cells: Sequence[Cell], mode: str) -> Mapping[str, Interval]:
+    """Key of a cell -> its time over that of `mode`, where both were measured in the same rounds."""
+    others = {cell.case: cell for cell in cells if cell.mode == mode}
+    return {c.key: c.over(others[c.case]) for c in cells if c.case in others and c.mode != mode}

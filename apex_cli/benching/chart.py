@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from apex_cli.benching.laps import STAGES
+from apex_cli.benching.tables import mode
 
 COLORS = dict(zip(STAGES, ("#9e9e9e", "#4e79a7", "#bab0ac", "#e15759", "#59a14f", "#f1ce63", "#b07aa1"), strict=True))
-MODE_COLORS = {"plain": "#4e79a7", "fast": "#e15759", "cached": "#f28e2b", "diffusers": "#595959"}
+MODE_COLORS = {"plain": "#4e79a7", "fast": "#e15759", "cached": "#f28e2b", "fp8": "#b07aa1", "diffusers": "#595959"}
 
 
 def draw(cells: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
@@ -28,7 +29,7 @@ def draw(cells: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
 def _stages(axes: Any, cells: Sequence[Mapping[str, Any]]) -> None:
     several = len({cell["resolution"] for cell in cells}) > 1
     labels = [
-        f"{cell['mode']}, {cell['nfe']} NFE, batch {cell['batch']}" + (f", {cell['resolution']} px" if several else "")
+        f"{mode(cell)}, {cell['nfe']} NFE, batch {cell['batch']}" + (f", {cell['resolution']} px" if several else "")
         for cell in cells
     ]
     begin = [0.0] * len(cells)
@@ -47,14 +48,14 @@ def _stages(axes: Any, cells: Sequence[Mapping[str, Any]]) -> None:
 def _nfe(axes: Any, cells: Sequence[Mapping[str, Any]]) -> None:
     batch, resolution = min(cell["batch"] for cell in cells), min(cell["resolution"] for cell in cells)
     shown = [cell for cell in cells if (cell["batch"], cell["resolution"]) == (batch, resolution)]
-    for mode in dict.fromkeys(cell["mode"] for cell in shown):
-        points = sorted((c for c in shown if c["mode"] == mode), key=lambda c: c["nfe"])
+    for name in dict.fromkeys(cell["mode"] for cell in shown):
+        points = sorted((c for c in shown if c["mode"] == name), key=lambda c: c["nfe"])
         x, y = [c["nfe"] for c in points], [1000 * c["seconds"]["median"]["value"] for c in points]
         reach = [
             [m - 1000 * c["seconds"]["median"]["low"] for m, c in zip(y, points, strict=True)],
             [1000 * c["seconds"]["median"]["high"] - m for m, c in zip(y, points, strict=True)],
         ]
-        axes.errorbar(x, y, yerr=reach, marker="o", capsize=3, label=mode, color=MODE_COLORS[mode])
+        axes.errorbar(x, y, yerr=reach, marker="o", capsize=3, label=name, color=MODE_COLORS[name])
     floors = sorted({(cell["nfe"], 1000 * cell["floor"]) for cell in shown if cell["floor"]})
     if floors:
         axes.plot(*zip(*floors, strict=True), "k--", label="floor")

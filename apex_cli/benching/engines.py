@@ -6,7 +6,8 @@ that remembers them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +28,10 @@ class Engine(Protocol):
         """What has to be done before `prompts` are asked, outside of the time."""
         ...
 
+    def watched(self) -> AbstractContextManager[object]:
+        """Around a request: what tells `laps` its stages where the engine's own code does not."""
+        ...
+
 
 class Staged:
     """Our own way, of a plain or a fast backbone; `remembered`: through the backbone's memory of prompts."""
@@ -45,6 +50,9 @@ class Staged:
         if self.remembered:
             with torch.no_grad():
                 self.backbone.encode_prompts(list(prompts))
+
+    def watched(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], seed: int) -> list[Image.Image]:
@@ -105,24 +113,28 @@ class Stock:
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], seed: int) -> list[Image.Image]:
-        gens = [generator(seed, k) for k in range(len(prompts))]
-        handles = self._watch()
+        return self.pipeline(
+            prompt=list(prompts),
+            num_inference_steps=self.steps,
+            height=self.side,
+            width=self.side,
+            generator=[generator(seed, k) for k in range(len(prompts))],
+            output_type="pil",
+            **self.arguments,
+        ).images
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Hooks on the modules, which other engines ask too."""
+        handles = self._hooks()
         try:
-            return self.pipeline(
-                prompt=list(prompts),
-                num_inference_steps=self.steps,
-                height=self.side,
-                width=self.side,
-                generator=gens,
-                output_type="pil",
-                **self.arguments,
-            ).images
+            yield
         finally:
             for handle in handles:
                 handle.remove()
             del self.pipeline.image_processor.numpy_to_pil
 
-    def _watch(self) -> list[Any]:
+    def _hooks(self) -> list[Any]:
         pipeline, to = self.pipeline, self.laps.to
         decoder = pipeline.vae.decoder
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from apex_cli.benching import references
-from apex_cli.benching.cells import Case, Cell, beside
+from apex_cli.benching.cells import YARDSTICK, Case, Cell, beside
 from apex_cli.benching.floors import PREFIX, Work
 from apex_cli.benching.references import Reference
 from apex_cli.benching.statistics import Interval
@@ -57,12 +57,13 @@ class Yardsticks:
 
 
 def judged(cells: Sequence[Cell], yardsticks: Yardsticks) -> list[dict[str, Any]]:
-    """The record of every cell with its floor, its ratio to the stock pipeline, and figures of others."""
-    stock = beside(cells)
-    return [_judged(cell, yardsticks, stock.get(cell.key)) for cell in cells]
+    """The record of every cell with its floor, its ratios to our plain way and to the stock pipeline, and figures of
+    others."""
+    plain, stock = (beside(cells, mode) for mode in ("plain", YARDSTICK))
+    return [_judged(cell, yardsticks, plain.get(cell.key), stock.get(cell.key)) for cell in cells]
 
 
-def _judged(cell: Cell, yardsticks: Yardsticks, stock: Interval | None) -> dict[str, Any]:
+def _judged(cell: Cell, yardsticks: Yardsticks, plain: Interval | None, stock: Interval | None) -> dict[str, Any]:
     floor, seconds = yardsticks.floor(cell.case), cell.spread.median.value
     others = yardsticks.references(cell.case)
     return {
@@ -70,6 +71,7 @@ def _judged(cell: Cell, yardsticks: Yardsticks, stock: Interval | None) -> dict[
         "floors": yardsticks.floors(cell.case),
         "floor": floor,
         "over_floor": floor and seconds / floor,
+        "over_plain": plain and asdict(plain),
         "over_diffusers": stock and asdict(stock),
         "references": [{**row, "over_reference": seconds / row["seconds"]} for row in others],
     }

@@ -16,12 +16,18 @@ CALIBRATION = 2000
 @dataclass(frozen=True)
 class Timing:
     """One request: `total` seconds of the host, from prompts to pictures in memory; seconds of each stage on the
-    device's timeline, and `encode`, which comes after the end; how many marks were set."""
+    device's timeline; `prepared` and `encode`, which come before and after; how many marks were set."""
 
     total: float
     stages: dict[str, float] = field(default_factory=dict)
     encode: float = 0.0
     marks: int = 0
+    prepared: float = 0.0
+
+    @property
+    def work(self) -> float:
+        """Seconds that a loop without the harness would take as well, but for the marks."""
+        return self.prepared + self.total + self.encode
 
 
 class Laps:
@@ -44,9 +50,18 @@ class Laps:
         return times
 
 
-def timed(clock: Clock, laps: Laps, request: Callable[[], Sequence[Any]], encode: Callable[[Any], object]) -> Timing:
-    """Run one request and encode what it made."""
+def timed(
+    clock: Clock,
+    laps: Laps,
+    prepare: Callable[[], object],
+    request: Callable[[], Sequence[Any]],
+    encode: Callable[[Any], object],
+) -> Timing:
+    """Prepare and run one request, and encode what it made."""
+    start = clock.wall()
+    prepare()
     clock.sync()
+    prepared = clock.wall() - start
     start = clock.wall()
     laps.to(STAGES[0])
     made = request()
@@ -58,7 +73,7 @@ def timed(clock: Clock, laps: Laps, request: Callable[[], Sequence[Any]], encode
     start = clock.wall()
     for image in made:
         encode(image)
-    return Timing(total, stages, clock.wall() - start, marks)
+    return Timing(total, stages, clock.wall() - start, marks, prepared)
 
 
 def mark_cost(clock: Clock) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,12 +35,16 @@ class LongRun:
     def images_per_second(self) -> float:
         return (self.pictures - self.found) / self.seconds if self.seconds else 0.0
 
+    def tenth(self, number: int) -> float:
+        """Bytes of the process in that tenth of the run, 0 to 9: the median after its batches."""
+        count = len(self.resident)
+        first = min(number * count // 10, count - 1)
+        return median(self.resident[first : max(first + 1, (number + 1) * count // 10)])
+
     @property
     def growth(self) -> float:
-        """Memory of the last tenth of the batches over that of the second tenth (the first fills caches), less 1."""
-        tenth = max(1, len(self.resident) // 10)
-        early = self.resident[tenth : 2 * tenth] or self.resident
-        return median(self.resident[-tenth:]) / median(early) - 1 if self.resident else 0.0
+        """Bytes for each 1,000 pictures, from the second tenth (the first fills caches) to the last."""
+        return 1000 * (self.tenth(9) - self.tenth(1)) / (0.8 * (self.pictures - self.found))
 
     def record(self) -> dict[str, Any]:
         """As JSON; memory at a hundred moments at most."""
@@ -50,9 +55,15 @@ class LongRun:
             "found": self.found,
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
-            "memory_growth": self.growth,
-            "memory_peak": max(self.resident, default=0),
-            "memory": self.resident[::every],
+            "memory": {
+                "first_tenth": self.tenth(0),
+                "last_tenth": self.tenth(9),
+                "growth_per_1000_images": self.growth,
+                "peak": max(self.resident),
+                "samples": self.resident[::every],
+            }
+            if self.resident
+            else None,
         }
 
 
@@ -92,10 +103,17 @@ def writer(encode: Callable[[Any], bytes]) -> Callable[[tuple[int, Any], Path], 
 
 
 def produce(
-    batches: Iterable[list[tuple[int, Any]]], keeper: Keeper[tuple[int, Any], None], run: LongRun, clock: Clock
+    draw: Callable[[Iterable[int]], Iterable[list[tuple[int, Any]]]],
+    wanted: Iterable[int],
+    keeper: Keeper[tuple[int, Any], None],
+    run: LongRun,
+    clock: Clock,
 ) -> Iterator[Progress]:
-    """Write the pictures of `batches` in a thread of their own; `run` fills meanwhile. Raises `StorageError` after the
-    batch that could not be written."""
+    """Draw the pictures `wanted`, in batches, and write them in a thread of its own; `run` fills meanwhile.
+
+    Where one cannot be written, no new one is begun; those on their way are finished and go where there is room, and
+    `StorageError` says where all of them are.
+    """
 
     def keep(batch: list[tuple[int, Any]]) -> int:
         for item in batch:
@@ -103,12 +121,12 @@ def produce(
         return len(batch)
 
     start, done = clock.wall(), run.found
-    for count in staged(keep, batches):
-        keeper.check()
+    for count in staged(keep, draw(takewhile(lambda _: keeper.failure is None, wanted))):
         done += count
         run.resident.append(resident())
         yield Progress("draw", done, run.pictures)
     run.seconds = clock.wall() - start
+    keeper.check()
 
 
 def resident() -> int:

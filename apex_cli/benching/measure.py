@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Generic, TypeVar
 
 from apex_cli.config import Section
@@ -15,7 +16,7 @@ RunT = TypeVar("RunT")
 
 
 class Patience(Section):
-    """When enough is enough; seconds are of the wall."""
+    """When enough is enough; seconds are those of the clock that measures."""
 
     runs: int = 0
     """Rounds at least; 0: 50 for single pictures, 20 for batches."""
@@ -31,6 +32,11 @@ class Patience(Section):
     def least(self, batch: int) -> int:
         """Rounds for requests of `batch` pictures."""
         return self.runs or (50 if batch == 1 else 20)
+
+    def expected(self, batch: int, done: int, elapsed: float) -> int:
+        """Rounds that there will be, where `done` took `elapsed` seconds."""
+        pace = elapsed / done
+        return max(self.least(batch), done, ceil(self.seconds / pace) if pace else 0)
 
 
 @dataclass

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from apex_cli.benching.cells import AGREE, Case, Cell
+from apex_cli.benching.cells import AGREE, LOSSY, Case, Cell
 from apex_cli.benching.clocks import Clock
 from apex_cli.benching.devices import Device, Memory, Nvml
 from apex_cli.benching.engines import Engine
@@ -21,9 +22,9 @@ from apex_cli.config import Section
 from apex_cli.errors import ApexError
 from apex_cli.records import Progress
 
-MODES = ("plain", "fast", "cached", "diffusers")
+MODES = ("plain", "fast", "cached", "fp8", "diffusers")
 """`plain`: our pipeline as it is trained with; `fast`: with everything folded; `cached`: that, asked prompts it knows;
-`diffusers`: the stock pipeline, the yardstick."""
+`fp8`: the fast one with the transformer's weights kept in 8 bits; `diffusers`: the stock pipeline, the yardstick."""
 ENERGY_SECONDS = 2.0
 
 
@@ -52,7 +53,7 @@ class Subject:
     tokens: Callable[[Sequence[str]], int]
     parameters: int
     backbone: Any
-    draw: Callable[[str, int, int, Sequence[int]], Iterator[list[tuple[int, Image.Image]]]]
+    draw: Callable[[str, int, int, Iterable[int]], Iterator[list[tuple[int, Image.Image]]]]
     """(mode, NFE, batch, indices): pictures by index, a batch at a time."""
 
 
@@ -76,33 +77,42 @@ class Bench:
         self.nvml, self.memory = Nvml.open(self.device), Memory(self.device)
         self.cost = mark_cost(self.clock)
         cases = self.grid.cases(self.subject.name)
-        for number, case in enumerate(cases):
-            yield Progress(f"measure {case.key}", number, len(cases))
+        for number, case in enumerate(cases, 1):
             self._look()
-            self._measure(case)
+            for done, total in self._measure(case):
+                yield Progress(f"measure {case.key} ({number} of {len(cases)})", done, total)
             self._look()
-        yield Progress("measured", len(cases), len(cases))
 
     def _look(self) -> None:
         if self.nvml is not None:
             self.states.append(self.nvml.state())
             self.others |= set(self.nvml.others())
 
-    def _measure(self, case: Case) -> None:
+    def _measure(self, case: Case) -> Iterator[tuple[int, int]]:
+        """One case; yields (done, total): modes warmed up and rounds counted, of all that there will be."""
         laps = Laps(self.clock)
         engines = self.subject.engines(case, laps)
         asks = {mode: self._asker(engines[mode], case, laps) for mode in self.grid.mode}
         cells = {}
-        for mode, ask in asks.items():
+        least = self.patience.least(case.batch)
+        for done, (mode, ask) in enumerate(asks.items()):
+            yield done, len(asks) + least
             # Numbers far from those of the rounds, so that no prompt of the warm-up comes again.
             numbers = iter(range(10**6, 10**6 + self.patience.warmup))
             warmup: Warmup[Timing] = warm_up(lambda ask=ask, n=numbers: ask(next(n))[0], _total, self.patience)
             cells[mode] = Cell(case, mode, warmup, mark_cost=self.cost)
-        for made in rounds(asks, self.clock.wall, self.patience.least(case.batch), self.patience.seconds):
+        start, work, number = self.clock.wall(), 0.0, 0
+        for number, made in enumerate(rounds(asks, self.clock.wall, least, self.patience.seconds), 1):
             for mode, (timing, memory) in made.items():
                 cells[mode].timings.append(timing)
+                work += timing.work
                 cells[mode].memory = {k: max(v, cells[mode].memory.get(k, 0)) for k, v in memory.items()}
+            expected = self.patience.expected(case.batch, number, self.clock.wall() - start)
+            yield len(asks) + number, len(asks) + expected
+        around = (self.clock.wall() - start - work) / (number * len(asks))
         for mode, cell in cells.items():
+            cell.around = around
+            cell.psnr = self._psnr(engines, mode, case)
             cell.joules = self._energy(asks[mode], case)
             cell.tokens = self.subject.tokens(prompts(1, self.subject.words))
             _check(cell)
@@ -113,12 +123,20 @@ class Bench:
 
         def ask(number: int) -> tuple[Timing, dict[str, int]]:
             texts = prompts(case.batch, self.subject.words, number * case.batch)
-            engine.prepare(texts)
-            self.memory.reset()
-            timing = timed(self.clock, laps, lambda: engine(texts, number), png)
+            with engine.watched():
+                self.memory.reset()
+                timing = timed(self.clock, laps, lambda: engine.prepare(texts), lambda: engine(texts, number), png)
             return timing, self.memory.peak()
 
         return ask
+
+    def _psnr(self, engines: Mapping[str, Engine], mode: str, case: Case) -> float | None:
+        """dB between the pictures of a lossy mode and those of its exact one, where both are measured."""
+        if mode not in LOSSY or LOSSY[mode] not in self.grid.mode:
+            return None
+        texts = prompts(case.batch, self.subject.words)
+        drawn = (np.asarray([np.asarray(x, float) for x in engines[m](texts, 0)]) for m in (mode, LOSSY[mode]))
+        return psnr(*drawn)
 
     def _energy(self, ask: Callable[[int], Any], case: Case) -> float | None:
         """Joules a picture over some seconds of requests one after another; the driver counts too coarsely for one."""
@@ -142,6 +160,12 @@ def _check(cell: Cell) -> None:
             f"The stages of {cell.key} make {cell.agreement:.1%} of its total: its time is not understood.",
             "This is a bug of apex, or the device was not synchronised; report it with the JSON of --save.",
         )
+
+
+def psnr(pictures: np.ndarray, exact: np.ndarray) -> float:
+    """Of pictures in 0..255, all together, in dB; equal ones count as one step off in one number."""
+    error = max(np.square(pictures - exact).mean(), 1 / exact.size)
+    return float(20 * np.log10(255) - 10 * np.log10(error))
 
 
 def png(image: Image.Image) -> bytes:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apex_cli.benching.cells import LOSSY
 from apex_cli.benching.laps import STAGES
 
-COLUMNS = ("case", "mode", "median [95 %]", "p90", "p95", "images/s", "x diffusers", "floor", "x floor", "n")
+COLUMNS = ("case", "mode", "median [95 %]", "p90", "p95", "images/s", "x plain", "x diffusers", "floor", "x floor", "n")
 
 
 def rows(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -17,11 +18,12 @@ def rows(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
             case(cell),
-            cell["mode"],
+            mode(cell),
             "{} [{}, {}]".format(*(duration(cell["seconds"]["median"][k]) for k in ("value", "low", "high"))),
             duration(cell["seconds"]["p90"]),
             duration(cell["seconds"]["p95"]),
             f"{cell['images_per_second']:.3g}",
+            interval(cell["over_plain"]),
             interval(cell["over_diffusers"]),
             duration(cell["floor"]),
             "-" if cell["over_floor"] is None else f"{cell['over_floor']:.2f}",
@@ -34,12 +36,18 @@ def rows(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def stage_rows(cells: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """(columns, rows): seconds of each stage; the transformer's a single evaluation; `encode` is not in the total."""
     names = (*STAGES, "encode")
-    columns = ("case", "mode", *("transformer/NFE" if n == "transformer" else n for n in names), "sum/total", "marks")
+    columns = (
+        "case",
+        "mode",
+        *("transformer/NFE" if n == "transformer" else n for n in names),
+        "sum/total",
+        "overhead",
+    )
     made = []
     for cell in cells:
         stages = {**cell["stages"], "transformer": cell["stages"]["transformer"] / cell["nfe"]}
-        tail = (f"{cell['stages_over_total']:.1%}", f"{cell['harness_overhead']:.2%}")
-        made.append((case(cell), cell["mode"], *(duration(stages[name]) for name in names), *tail))
+        tail = (f"{cell['stages_over_total']:.1%}", f"{cell['overhead']['share']:.2%}")
+        made.append((case(cell), mode(cell), *(duration(stages[name]) for name in names), *tail))
     return columns, made
 
 
@@ -72,6 +80,14 @@ FLOOR_COLUMNS = ("case", "variant", "text", "transformer", "vae", "floor", "imag
 
 def case(cell: Mapping[str, Any]) -> str:
     return f"{cell['model']} {cell['resolution']} px, batch {cell['batch']}, {cell['nfe']} NFE"
+
+
+def mode(cell: Mapping[str, Any]) -> str:
+    """`fast`; `fp8, LOSSY: 41.2 dB` where pictures are not those of the exact way."""
+    if cell["mode"] not in LOSSY:
+        return cell["mode"]
+    told = "unknown PSNR" if cell["psnr"] is None else f"{cell['psnr']:.1f} dB"
+    return f"{cell['mode']}, LOSSY: {told}"
 
 
 def duration(seconds: float | None) -> str:
@@ -109,7 +125,7 @@ def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _flat(cell: Mapping[str, Any]) -> dict[str, Any]:
-    kept = ("model", "resolution", "batch", "nfe", "mode", "tokens", "images_per_second", "floor", "over_floor")
+    kept = ("model", "resolution", "batch", "nfe", "mode", "psnr", "tokens", "images_per_second", "floor", "over_floor")
     seconds = cell["seconds"]
     return {
         **{name: cell[name] for name in kept},
@@ -117,7 +133,7 @@ def _flat(cell: Mapping[str, Any]) -> dict[str, Any]:
         "low": seconds["median"]["low"],
         "high": seconds["median"]["high"],
         **{name: seconds[name] for name in ("p5", "p90", "p95", "n")},
-        "over_diffusers": cell["over_diffusers"] and cell["over_diffusers"]["value"],
+        **{name: cell[name] and cell[name]["value"] for name in ("over_plain", "over_diffusers")},
         "first_request": cell["first_request"],
         "joules_per_image": cell["joules_per_image"],
         **{f"stage {name}": value for name, value in cell["stages"].items()},

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +194,7 @@ def _conditions(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
             tables.case(c),
-            c["mode"],
+            tables.mode(c),
             tables.duration(c["first_request"]),
             f"{c['warmup']['runs']} runs, {'agreed' if c['warmup']['stable'] else 'did not agree'}",
             ", ".join(f"{name} {size(count)}" for name, count in c["memory"].items()),
@@ -215,11 +216,16 @@ def _references(cells: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
-    worst = max(cell["harness_overhead"] for cell in document["cells"])
+    from apex_cli.benching.cells import BEARABLE, LOSSY
+
+    worst = max(cell["overhead"]["share"] for cell in document["cells"])
     yield "total: from prompts to pictures in memory; the encoding to PNG comes after it"
+    if lossy := {cell["mode"] for cell in document["cells"]} & LOSSY.keys():
+        yield f"{', '.join(lossy)} is LOSSY: dB are the PSNR of a request's pictures against those of the exact way"
     if document["clock"] == "cpu":
         yield "seconds are those that the process computed, not those of the wall"
-    yield f"harness overhead: {worst:.3%} of the shortest request at most (its marks, timed here)"
+    much = f", more than {BEARABLE:.0%}: do not trust the shortest times" if worst > BEARABLE else ""
+    yield f"overhead: the harness adds {worst:.2%} at most to a loop that only asks{much}"
     yield f"loading took {document['load_seconds']:.1f} s, libraries included"
     throttled = sorted({reason for state in document["states"] for reason in state["throttled"]})
     if document["states"]:
@@ -259,15 +265,23 @@ def long(asked: Asked, count: int, out: Path | None) -> None:
     wanted = missing(out, count)
     subject = asked.subject()
     run = LongRun(str(out), count, count - len(wanted))
-    batches = subject.draw(asked.modes[0], asked.nfes[0], max(asked.batches), wanted)
-    show(produce(batches, Keeper(out, writer(png)), run, clocks.clock(device.torch, asked.clock)))
+    draw = partial(subject.draw, asked.modes[0], asked.nfes[0], max(asked.batches))
+    show(produce(draw, wanted, Keeper(out, writer(png)), run, clocks.clock(device.torch, asked.clock)))
     document = {"model": subject.name, "mode": asked.modes[0], "device": device.record(), **run.record()}
     if asked.as_json:
         emit(document)
         return
     typer.echo(f"{run.pictures - run.found} pictures in {run.seconds:.1f} s, {run.images_per_second:.1f} a second")
-    typer.echo(f"memory: {size(document['memory_peak'])} at most, {run.growth:+.2%} from the second to the last tenth")
+    for line in _memory(document["memory"]):
+        typer.echo(line)
     print(json.dumps(document))
+
+
+def _memory(told: Mapping[str, Any] | None) -> Iterator[str]:
+    if told:
+        first, last, peak = (size(told[name]) for name in ("first_tenth", "last_tenth", "peak"))
+        yield f"memory: {first} in the first tenth of the run, {last} in the last, {peak} at most"
+        yield f"growth: {told['growth_per_1000_images'] / 2**20:+.2f} MiB per 1,000 pictures, after the first tenth"
 
 
 def train(recipe: str, overrides: Sequence[str], runs: int, clock: str, as_json: bool) -> None:

@@ -108,14 +108,14 @@ def others(
     place: str, protocols: Sequence[Any], config: EvalConfig, out: Path | None, certify: bool
 ) -> list[Evaluated]:
     """The second side of a comparison: read where it is an evaluation, made where it is a model."""
-    from apex_cli import build
+    from apex_cli.build import evaluation
     from apex_cli.evaluation.ledger import Shard
     from apex_cli.evaluation.records import REPORT, read_report
 
     folder = Path(place)
     if (folder / REPORT).is_file():
         return [Evaluated(folder.name, folder, read_report(folder))]
-    return list(run(build.evaluation_source(place, out), protocols, config, Shard(), certify))
+    return list(run(evaluation.source(place, out), protocols, config, Shard(), certify))
 
 
 def compared(done: Sequence[Evaluated], others: Sequence[Evaluated]) -> list[Compared]:

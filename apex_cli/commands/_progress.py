@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from apex_cli.commands._ui import say, stderr
@@ -10,8 +11,12 @@ from apex_cli.commands._ui import say, stderr
 if TYPE_CHECKING:
     from apex_cli.records import Progress, StepRecord
 
-BEFORE = ("check", "encode")
-"""How the phases begin that pass before the first step."""
+TENTHS = ("check", "encode", "measure", "draw")
+"""How the phases begin that have no records to tell of."""
+
+REFRESH = 0.1
+"""Seconds between two drawings of the bar, which only happen between two events: no thread computes beside what is
+measured."""
 
 
 def terms(record: StepRecord) -> str:
@@ -33,15 +38,19 @@ def show(events: Iterator[Progress]) -> StepRecord | None:
     live = stderr().is_terminal
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[terms]}"), console=stderr(), disable=not live,
+        TextColumn("{task.fields[terms]}"), console=stderr(), disable=not live, auto_refresh=False,
     )  # fmt: skip
     last = told = None
+    drawn = 0.0
     with bar:
         task = bar.add_task("start", total=None, terms="")
         for event in events:
             bar.update(task, description=event.phase, completed=event.done, total=event.total)
+            if live and monotonic() - drawn > REFRESH:
+                bar.refresh()
+                drawn = monotonic()
             tenth = (event.phase, event.done * 10 // event.total)
-            if not live and event.phase.startswith(BEFORE) and tenth != told:
+            if not live and event.phase.startswith(TENTHS) and tenth != told:
                 say(f"{event.phase} {event.done}/{event.total}")
                 told = tenth
             if event.record is None:

@@ -39,7 +39,8 @@ def bench(
         str,
         typer.Option(
             help="plain: as trained; fast: exact foldings; cached: that, for prompts read before; diffusers: the "
-            "stock pipeline. All are measured in turn in one process."
+            "stock pipeline; fp8, LOSSY: fast with the transformer's weights in 8 bits. All are measured in turn in "
+            "one process."
         ),
     ] = "plain,fast,diffusers",
     gpu: Annotated[
@@ -55,7 +56,7 @@ def bench(
     runs: Annotated[
         int | None, typer.Option(min=1, help="Counted runs of each mode at least.  [default: 50; batches 20]")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0, help="Seconds that a case is measured at least.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Seconds by --clock of a case at least.")] = 30.0,
     warmup: Annotated[
         int, typer.Option(min=1, help="Runs of the warm-up at most; it ends when three in a row agree within 2 %.")
     ] = 25,

@@ -63,12 +63,12 @@ def fold(
     What depends on the noise level alone is computed once and its weights are left out, so that the folder draws at
     these noise levels only.
     """
-    from apex_cli import build
+    from apex_cli.build import fast as twins
     from apex_cli.errors import StorageError
 
     if dest.exists():
         raise StorageError(f"'{dest}' exists already.", "Choose a new folder.")
-    twin, difference = build.fold(run, dest, nfe or [])
+    twin, difference = twins.fold(run, dest, nfe or [])
     times, foldings = list(twin.backbone.times or []), list(twin.backbone.folded)
     if as_json:
         emit({"folded": str(dest), "foldings": foldings, "times": times, "difference": difference})

@@ -83,14 +83,14 @@ def evaluate(
         return
     if offline:  # before any library reads them
         os.environ |= dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"), "1")
-    from apex_cli import build
+    from apex_cli.build import evaluation
     from apex_cli.commands import _evaluation as shown
     from apex_cli.evaluation.settings import EvalConfig
 
     config = checked(EvalConfig, suite=suite, n=n, prompts=prompts, seed=seed, batch=batch)
     changes = settings([*(overrides or []), *([f"shapes.split={split}"] if split else [])])
     of_model = changes.pop("model", {})
-    protocols = build.protocols(config.names, changes)
+    protocols = evaluation.protocols(config.names, changes)
     sources = _sources(ckpt, model, images, nfe, sampler, guidance, of_model, out)
     worker = _worker(shard)
     done = [e for source in sources for e in shown.run(source, protocols, config, worker, certify)]
@@ -120,7 +120,7 @@ def _sources(
     """One source for each number of evaluations."""
     from dataclasses import replace
 
-    from apex_cli import build
+    from apex_cli.build import evaluation
     from apex_cli.errors import UsageError
     from apex_cli.evaluation.baselines import StockPipeline, find
     from apex_cli.evaluation.jobs import Source
@@ -142,7 +142,7 @@ def _sources(
         recipe = find(model, of_model)
         drawn = [recipe if count is None else recipe.with_nfe(count) for count in nfe or [None]]
         return [Source(one.name, StockPipeline(one), out or Path("evals")) for one in drawn]
-    source = build.evaluation_source(ckpt, out)
+    source = evaluation.source(ckpt, out)
     loaded = source.pictures.model
     samples = [sampling(loaded.sample, count, sampler, guidance) for count in nfe or [None]]
     return [replace(source, pictures=Checkpoint(replace(loaded, sample=sample))) for sample in samples]

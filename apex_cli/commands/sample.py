@@ -49,12 +49,13 @@ def sample(
     """Make images and print their paths. Prompt, seed, counted NFE and checkpoint stand in each PNG's metadata."""
     texts = _texts(prompts or [], prompt_file)
     from apex_cli import build
+    from apex_cli.build import fast as twins
     from apex_cli.generation import Request
 
     out.mkdir(parents=True, exist_ok=True)
     source = ckpt or build.SHIPPED_STUDENT
-    fast = build.draws_fast(source, fast, compiled)
-    model = build.ready_fast(source, [nfe] if nfe else [], compiled) if fast else build.ready(source)
+    fast = twins.wanted(source, fast, compiled)
+    model = twins.ready(source, [nfe] if nfe else [], compiled) if fast else build.ready(source)
     config = model.sample if nfe is None else model.sample.with_nfe(nfe)
     teacher = None if compare is None else build.load_teacher(model)
     cleaned = [build.read_prompt(model, text) for text in texts]

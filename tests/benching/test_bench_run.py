@@ -10,6 +10,7 @@ from PIL import Image
 
 from apex_cli import subjects
 from apex_cli.benching import chart, tables
+from apex_cli.benching.cells import LOSSY
 from apex_cli.benching.clocks import HostClock
 from apex_cli.benching.devices import found
 from apex_cli.benching.engines import Staged, Stock
@@ -17,7 +18,7 @@ from apex_cli.benching.judgement import Yardsticks, judged
 from apex_cli.benching.laps import STAGES, Laps
 from apex_cli.benching.measure import Patience
 from apex_cli.benching.prompts import prompts
-from apex_cli.benching.run import MODES, Bench, Grid, png
+from apex_cli.benching.run import MODES, Bench, Grid, png, psnr
 from apex_cli.errors import UsageError
 
 QUICK = Patience(runs=2, seconds=0, warmup=2)
@@ -42,7 +43,15 @@ def cells(bench):
 
 def test_every_case_is_measured_in_every_mode(bench, cells):
     assert [(c["nfe"], c["mode"]) for c in cells] == [(nfe, mode) for nfe in (1, 2) for mode in MODES]
-    assert bench.events[-1].done == bench.events[-1].total == 2
+
+
+def test_progress_is_told_mode_by_mode_and_round_by_round(bench):
+    """Of each case a warm-up for each mode and two rounds."""
+    first, second = ([e for e in bench.events if f"nfe {nfe} " in e.phase] for nfe in (1, 2))
+    assert first[0].phase == "measure " + bench.cells[0].case.key + " (1 of 2)"
+    modes, total = len(MODES), len(MODES) + 2
+    assert [(e.done, e.total) for e in first] == [(n, total) for n in (*range(modes), modes + 1, modes + 2)]
+    assert [e.phase[-8:] for e in second] == ["(2 of 2)"] * total
 
 
 def test_stages_make_the_total_and_none_is_missing(cells):
@@ -60,13 +69,14 @@ def test_twice_the_evaluations_are_seen_in_the_transformer(bench):
         assert two.timings[0].marks == one.timings[0].marks + 2
 
 
-def test_ratios_are_to_the_stock_pipeline_of_the_same_rounds(cells):
+@pytest.mark.parametrize("mode", ["plain", "diffusers"])
+def test_ratios_are_to_the_mode_of_the_same_rounds(cells, mode):
     for cell in cells:
-        ratio = cell["over_diffusers"]
-        assert (ratio is None) == (cell["mode"] == "diffusers")
+        ratio = cell[f"over_{mode}"]
+        assert (ratio is None) == (cell["mode"] == mode)
         if ratio:
-            stock = next(c for c in cells if (c["nfe"], c["mode"]) == (cell["nfe"], "diffusers"))
-            expected = np.median(np.divide(cell["times"], stock["times"]))
+            other = next(c for c in cells if (c["nfe"], c["mode"]) == (cell["nfe"], mode))
+            expected = np.median(np.divide(cell["times"], other["times"]))
             assert ratio["value"] == pytest.approx(expected)
             assert ratio["low"] <= ratio["value"] <= ratio["high"]
 
@@ -76,14 +86,34 @@ def test_the_record_is_json_of_a_known_form(cells):
     for cell in cells:
         assert set(cell) == {
             "key", "model", "resolution", "batch", "nfe", "mode", "tokens", "seconds", "images_per_second", "stages",
-            "stages_over_total", "first_request", "warmup", "memory", "joules_per_image", "harness_overhead", "times",
-            "floors", "floor", "over_floor", "over_diffusers", "references",
+            "stages_over_total", "first_request", "warmup", "memory", "joules_per_image", "psnr", "overhead", "times",
+            "floors", "floor", "over_floor", "over_plain", "over_diffusers",
+            "references",
         }  # fmt: skip
         assert set(cell["seconds"]) == {"median", "p5", "p90", "p95", "n"}
         assert len(cell["times"]) == cell["seconds"]["n"] == 2
         assert cell["images_per_second"] == pytest.approx(2 / cell["seconds"]["median"]["value"])
-        assert cell["harness_overhead"] < 0.01
+        assert 0 < cell["overhead"]["share"] < 0.01
         assert cell["tokens"] > 0 and cell["first_request"] > 0
+
+
+def test_a_lossy_mode_says_how_far_its_pictures_are_from_the_exact_ones(cells, bench, subject):
+    from apex_cli.benching.cells import Case
+
+    for cell in cells:
+        assert (cell["psnr"] is not None) == (cell["mode"] == "fp8")
+        if cell["mode"] == "fp8":
+            assert 15 < cell["psnr"] < 99 and tables.mode(cell) == f"fp8, LOSSY: {cell['psnr']:.1f} dB"
+    engines, texts = subject.engines(Case(subject.name, 64, 2, 2), Laps(HostClock())), prompts(2, subject.words)
+    lossy, exact = (np.stack([np.asarray(x, float) for x in engines[mode](texts, 0)]) for mode in ("fp8", "fast"))
+    error = np.square(lossy - exact).mean()
+    assert 10 * np.log10(255**2 / error) == pytest.approx(bench.cells[-2].psnr)
+
+
+def test_psnr_of_a_known_difference():
+    exact = np.zeros((2, 4, 4, 3))
+    assert psnr(exact + 25.5, exact) == pytest.approx(20)
+    assert psnr(exact, exact) == pytest.approx(20 * np.log10(255) + 10 * np.log10(96))
 
 
 def test_tables_chart_and_csv(cells, tmp_path):
@@ -108,9 +138,11 @@ def test_all_engines_draw_the_same_picture(subject):
     drawn = {}
     for mode, engine in engines.items():
         engine.prepare(text)
-        drawn[mode] = np.asarray(engine(text, 5)[0], float)
-    for mode in MODES[1:]:
+        with engine.watched():
+            drawn[mode] = np.asarray(engine(text, 5)[0], float)
+    for mode in set(MODES) - set(LOSSY):
         assert np.abs(drawn[mode] - drawn["plain"]).max() <= 1, mode
+    assert (drawn["fp8"] != drawn["plain"]).any()
     assert drawn["plain"].std() > 5
     assert png(Image.fromarray(drawn["plain"].astype("uint8"))).startswith(b"\x89PNG")
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from fake_clock import FakeClock
 
+from apex_cli.benching.cells import Case, Cell, Overhead
 from apex_cli.benching.clocks import HostClock
+from apex_cli.benching.devices import Device
 from apex_cli.benching.laps import CALIBRATION, Laps, Timing, mark_cost, timed
-from apex_cli.benching.measure import Patience, rounds, warm_up
+from apex_cli.benching.measure import Patience, Warmup, rounds, warm_up
 from apex_cli.benching.prompts import prompts
+from apex_cli.benching.run import Bench, Grid, Subject
 from apex_cli.benching.statistics import paired_ratio, quotient, ratio, spread
 from apex_cli.benching.steps import measure
 
@@ -40,8 +44,9 @@ def test_stages_are_the_times_between_marks_and_encoding_comes_after_the_total()
             clock.pass_(0.5)
         return ["a", "b"]
 
-    timing = timed(clock, laps, request, lambda image: clock.pass_(10))
-    assert timing == Timing(7, {"tokenise": 1, "transformer": 5, "sampler": 1}, encode=20, marks=6)
+    timing = timed(clock, laps, lambda: clock.pass_(30), request, lambda image: clock.pass_(10))
+    assert timing == Timing(7, {"tokenise": 1, "transformer": 5, "sampler": 1}, encode=20, marks=6, prepared=30)
+    assert timing.work == 57
     assert clock.synced == 2 and laps.marks == []
 
 
@@ -55,6 +60,61 @@ def test_a_clock_of_cpu_time_does_not_see_waiting():
 
 def test_a_mark_costs_what_the_clock_says():
     assert mark_cost(FakeClock(per_look=0.25)) == pytest.approx(0.25 * (CALIBRATION + 1) / CALIBRATION)
+
+
+def test_overhead_is_marks_and_what_is_done_around_a_request_over_the_request_without_them():
+    cell = Cell(Case("m", 64, 1, 1), "fast", Warmup(), [Timing(1.25, marks=5)] * 3, mark_cost=0.05, around=0.02)
+    assert cell.overhead == Overhead(marks=0.25, around=0.02, share=0.27)
+
+
+class Sitter:
+    """An engine that takes its time, and its preparations too."""
+
+    def __init__(self, clock: FakeClock, laps: Laps, seconds: float):
+        self.clock, self.laps, self.seconds = clock, laps, seconds
+
+    def prepare(self, prompts):
+        self.clock.pass_(7)
+
+    def watched(self):
+        return nullcontext()
+
+    def __call__(self, prompts, seed):
+        self.laps.to("vae")
+        self.clock.pass_(self.seconds)
+        return []
+
+
+def sat(clock: FakeClock, showing: float, **engines: float) -> Bench:
+    """A benchmark of engines that take so many seconds, behind a display that takes `showing` after each event."""
+    subject = Subject(
+        "m", "w", 10, 0.0, lambda case, laps: {name: Sitter(clock, laps, s) for name, s in engines.items()},
+        lambda prompts: 15, 1, None, lambda *_: iter(()),
+    )  # fmt: skip
+    grid, device = Grid(batch=(1,), mode=tuple(engines)), Device("cpu", "x", 1, None)
+    bench = Bench(subject, grid, Patience(runs=4, seconds=0, warmup=2), device, clock)
+    for _ in bench.run():
+        clock.pass_(showing)
+    return bench
+
+
+def test_a_harness_that_takes_no_time_has_no_overhead():
+    assert [cell.overhead for cell in sat(FakeClock(), 0, plain=2, fast=1).cells] == [Overhead(0, 0, 0)] * 2
+
+
+def test_a_slow_display_is_overhead_of_the_harness_and_the_engines_own_preparations_are_not():
+    plain, fast = sat(FakeClock(), 0.5, plain=2, fast=1).cells
+    assert plain.times == [2] * 4 and fast.times == [1] * 4
+    assert plain.overhead == Overhead(0, 0.25, 0.125) and fast.overhead == Overhead(0, 0.25, 0.25)
+
+
+def test_slow_marks_are_overhead_of_the_harness():
+    """Three marks a request: its begin, the engine's one, its end; and the look at the clock that ends it."""
+    (cell,) = sat(FakeClock(per_look=0.01), 0, fast=1).cells
+    assert cell.times == pytest.approx([1.04] * 4)
+    assert cell.overhead.marks == pytest.approx(0.03, rel=1e-3)
+    assert cell.overhead.around > 0.01  # the harness looks at the clock between requests as well
+    assert cell.overhead.share == pytest.approx((0.03 + cell.overhead.around) / 1.01, rel=1e-3)
 
 
 def test_warm_up_ends_when_the_last_runs_agree():
@@ -91,6 +151,14 @@ def test_rounds_alternate_their_order_and_last_long_enough():
 @pytest.mark.parametrize(("runs", "batch", "least"), [(0, 1, 50), (0, 10, 20), (7, 10, 7)])
 def test_how_many_rounds(runs, batch, least):
     assert Patience(runs=runs).least(batch) == least
+
+
+def test_how_many_rounds_there_will_be():
+    patience = Patience(runs=10, seconds=30)
+    assert patience.expected(batch=1, done=2, elapsed=4) == 15  # 2 seconds each
+    assert patience.expected(batch=1, done=2, elapsed=20) == 10  # 10 seconds each: the least
+    assert patience.expected(batch=1, done=12, elapsed=36) == 12
+    assert patience.expected(batch=1, done=1, elapsed=0) == 10
 
 
 def test_spread_of_known_times():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from contextlib import contextmanager
 from mmap import mmap
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from fake_clock import FakeClock
 
 from apex_cli.benching.long import LongRun, file_name, missing, produce, resident, writer
 from apex_cli.errors import StorageError
+from apex_cli.generation import chunks
 from apex_cli.streaming import Keeper
 
 
 def batches(indices, size: int = 4):
-    for start in range(0, len(indices), size):
-        yield [(index, index) for index in indices[start : start + size]]
+    for some in chunks(indices, size):
+        yield [(index, index) for index in some]
 
 
 def encode(index: int) -> bytes:
@@ -27,7 +29,7 @@ def encode(index: int) -> bytes:
 def draw(folder: Path, count: int, encode=encode, source=batches) -> LongRun:
     wanted = missing(folder, count)
     run = LongRun(str(folder), count, count - len(wanted))
-    for _ in produce(source(wanted), Keeper(folder, writer(encode)), run, FakeClock(per_look=1)):
+    for _ in produce(source, wanted, Keeper(folder, writer(encode)), run, FakeClock(per_look=1)):
         pass
     return run
 
@@ -55,20 +57,51 @@ def test_what_is_there_is_not_drawn_again(tmp_path):
     assert whole(tmp_path) == list(range(8))
 
 
-def test_a_disk_that_refuses_loses_no_finished_picture(tmp_path):
-    """The system itself refuses files of more than 4 KiB here, and picture 9 is larger."""
+@contextmanager
+def small_files(limit: int):
+    """The system itself refuses larger files."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(StorageError, match=r"File too large. 9 image\(s\) are there") as told:
-            draw(tmp_path, 40, encode=lambda index: encode(index) * (1 if index < 9 else 100))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert told.value.exit_code == 7
-    assert whole(tmp_path) == list(range(9))
+
+
+def test_a_disk_that_refuses_one_file_keeps_the_others_and_says_so(tmp_path, monkeypatch):
+    """Picture 9 is too large, for the refuge too."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
+    with small_files(4096), pytest.raises(StorageError, match=r"File too large. \d+ image\(s\) are there") as told:
+        draw(tmp_path, 400, encode=lambda index: encode(index) * (100 if index == 9 else 1))
+    assert told.value.exit_code == 7 and "1 could be written nowhere" in told.value.message
+    there = whole(tmp_path)
+    assert 9 not in there and {*range(9), 10, 11} <= set(there)
+    assert len(there) < 40  # no new one was begun
     assert not list(tmp_path.glob(".*"))
-    assert draw(tmp_path, 40).found == 9  # the same command goes on
-    assert whole(tmp_path) == list(range(40))
+    assert draw(tmp_path, 400).found == len(there)  # the same command goes on
+    assert whole(tmp_path) == list(range(400))
+
+
+def test_every_picture_that_was_finished_lies_somewhere(tmp_path, monkeypatch):
+    """The folder becomes a file after the first batch: pictures that are on their way by then go to the refuge."""
+    refuge, folder, finished = tmp_path / "refuge", tmp_path / "out", []
+    refuge.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(refuge))
+
+    def source(indices):
+        for batch in batches(indices):
+            if batch[0][0] == 8:
+                folder.rename(tmp_path / "moved")
+                folder.write_text("in the way")
+            yield batch
+            finished.extend(index for index, _ in batch)
+
+    with pytest.raises(StorageError, match=r"Not a directory. \d+ image\(s\) are there, \d+ finished after that in"):
+        draw(folder, 400, source=source)
+    rescued = [index for found in refuge.iterdir() for index in whole(found)]
+    assert len(finished) < 40 and rescued
+    assert sorted(whole(tmp_path / "moved") + rescued) == finished
 
 
 def test_drawing_that_fails_keeps_what_was_written(tmp_path):
@@ -94,10 +127,19 @@ def test_a_folder_without_the_right_to_write(tmp_path):
         missing(tmp_path, 3)
 
 
-def test_growth_is_of_the_last_tenth_over_the_second():
-    flat = LongRun("", 1, 0, resident=[50, *[100] * 99])
-    assert flat.growth == 0
-    assert LongRun("", 1, 0, resident=list(range(100, 200))).growth == pytest.approx(194.5 / 114.5 - 1)
+def test_growth_is_per_thousand_pictures_from_the_second_tenth_to_the_last():
+    flat = LongRun("", 2000, 0, resident=[50] * 10 + [100] * 90)
+    assert (flat.tenth(0), flat.tenth(9), flat.growth) == (50, 100, 0)
+    rising = LongRun("", 2000, 1000, resident=list(range(100, 200)))  # 100 batches of 10, a byte a batch
+    assert (rising.tenth(0), rising.tenth(1), rising.tenth(9)) == (104.5, 114.5, 194.5)
+    assert rising.growth == pytest.approx(100)
+    assert rising.record()["memory"]["growth_per_1000_images"] == rising.growth
+    few = LongRun("", 30, 0, resident=[1, 2, 3])
+    assert (few.tenth(0), few.tenth(9)) == (1, 3)
+
+
+def test_a_run_that_found_everything_has_no_memory_to_tell_of():
+    assert LongRun("", 5, 5).record()["memory"] is None
 
 
 def test_memory_of_this_process_now():

@@ -33,7 +33,7 @@ def test_fast_plain_and_folded_draw_the_same(student, tmp_path, capsys):
     capsys.readouterr()
     assert apex("ckpt", "fold", student, tmp_path / "folded", "--nfe", 2, "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["foldings"] == ["lora", "modulation", "projections", "prefix"]
+    assert told["foldings"] == ["lora", "modulation", "projections", "channels", "prefix"]
     assert told["times"] == [1.0, 0.6]
     assert told["difference"] <= 1e-5
     for name, ckpt in (("fast", student), ("again", tmp_path / "folded")):

@@ -1,8 +1,9 @@
 """AdaLN modulation as a table: what depends on the time alone is computed once for every time that will be asked.
 
 In Qwen-Image the 120 modulation layers are 6.8 of 20.4 billion parameters; for one time they make 120 vectors of
-18,432 numbers, 4.4 MB in bf16. In SANA it is the time embedding with its one projection. FLUX and Stable Diffusion 3
-modulate by the pooled text as well, so that there is nothing to fold.
+18,432 numbers, 4.4 MB in bf16. In SANA it is the time embedding with its one projection, and
+what each block adds to it. FLUX and Stable Diffusion 3 modulate by the pooled text as well, so that there is nothing to
+fold.
 """
 
 from __future__ import annotations
@@ -78,15 +79,44 @@ class FoldedNorm(nn.Module):
 
 
 class TimeRows(nn.Module):
-    """SANA's `AdaLayerNormSingle` in two tables: the modulation [times, 6 D] and the embedding [times, D]."""
+    """In the place of SANA's `AdaLayerNormSingle`: the row for the tables of the blocks, and the embedding [B, D] from
+    one of its own."""
 
-    def __init__(self, row: TimeRow, modulation: Tensor, embedding: Tensor):
+    def __init__(self, row: TimeRow, embedding: Tensor):
         super().__init__()
-        self.row, self.modulation, self.embedding = row, Rows(modulation), Rows(embedding)
+        self.row, self.embedding = row, Rows(embedding)
 
     def forward(self, timestep: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
         row = self.row(timestep)
-        return self.modulation(row), self.embedding(row)
+        return row, self.embedding(row)
+
+
+class ModulatedBlock(nn.Module):
+    """diffusers' `SanaTransformerBlock` with its modulation in a table [times, 6, D], scales with their 1 added; each
+    scale with its shift, and each gate with its sum, is one pass over the tokens."""
+
+    def __init__(self, block: Any, modulation: Tensor):
+        super().__init__()
+        self.norm1, self.attn1, self.norm2, self.attn2 = block.norm1, block.attn1, block.norm2, block.attn2
+        self.ff = block.ff
+        one = torch.tensor([0, 1, 0, 0, 1, 0], dtype=modulation.dtype, device=modulation.device)
+        self.table = Rows(modulation + one[:, None])
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: None,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None,
+        timestep: Tensor,
+        height: int,
+        width: int,
+    ) -> Tensor:
+        x, (shift, scale, gate, mix_shift, mix_scale, mix_gate) = hidden_states, self.table(timestep).chunk(6, dim=1)
+        x = torch.addcmul(x, gate, self.attn1(torch.addcmul(shift, self.norm1(x), scale)))
+        x = x + self.attn2(x, encoder_hidden_states=encoder_hidden_states, attention_mask=encoder_attention_mask)
+        mixed = torch.addcmul(mix_shift, self.norm2(x), mix_scale).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        return torch.addcmul(x, mix_gate, self.ff(mixed).flatten(2).mT)
 
 
 @torch.no_grad()
@@ -107,5 +137,8 @@ def fold_sana(network: Any, times: Sequence[float]) -> None:
     """Fold a `SanaTransformer2DModel` in place."""
     like, scale = network.proj_out.weight, 1000.0 * network.config.timestep_scale
     grid = torch.tensor(times, dtype=torch.float32, device=like.device) * scale
-    rows = network.time_embed(grid, hidden_dtype=like.dtype)
-    network.time_embed = TimeRows(TimeRow(times, scale).to(like.device), *rows)
+    modulation, embedding = network.time_embed(grid, hidden_dtype=like.dtype)
+    for i, block in enumerate(network.transformer_blocks):
+        own = block.scale_shift_table + modulation.unflatten(1, (6, -1))
+        network.transformer_blocks[i] = ModulatedBlock(block, own)
+    network.time_embed = TimeRows(TimeRow(times, scale).to(like.device), embedding)

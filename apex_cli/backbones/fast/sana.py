@@ -1,4 +1,4 @@
-"""SANA folded: the time embedding, projections, and the text behind the human instruction."""
+"""SANA folded: the time embedding, projections, convolutions, and the text behind the human instruction."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from apex_cli.backbones.fast import modulation, projections
+from apex_cli.backbones.fast import channels, modulation, projections
 from apex_cli.backbones.fast.reader import PrefixedReader
 from apex_cli.backbones.fast.twin import Fast
 from apex_cli.backbones.sana import Sana
@@ -19,10 +19,12 @@ class FastSana(Fast, Sana):
     def fold(self, times: tuple[float, ...]) -> list[str]:
         modulation.fold_sana(self.network, times)
         projections.fuse_sana(self.network)
+        channels.fold(self.network)
+        channels.fold_all(self.autoencoder)
         self.times = times
         prefix = self.pipeline.tokenizer.encode(self.instruction())[: self.head]
         self.text_encoder = PrefixedReader(self.text_encoder, prefix)
-        return ["modulation", "projections", "prefix"]
+        return ["modulation", "projections", "channels", "prefix"]
 
     def real(self, tokens: Any) -> list[int]:
         return (tokens.attention_mask.sum(1) - self.head + 1).tolist()

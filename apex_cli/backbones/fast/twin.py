@@ -2,8 +2,8 @@
 
 It shares its weights with the backbone it was made from, which stays as it was, and is a `Backbone` like that one. What
 is folded, one file each: adapters.py (LoRA merged), modulation.py (AdaLN as a table), projections.py (Q, K, V in one
-product), frame.py (the autoencoder's 3-D convolutions as 2-D), reader.py (the text behind a constant beginning).
-memory.py remembers prompts, graphs.py replays kernels on CUDA.
+product), channels.py (1 x 1 convolutions as products), frame.py (the autoencoder's 3-D convolutions as 2-D), reader.py
+(the text behind a constant beginning). memory.py remembers prompts, graphs.py replays kernels on CUDA.
 """
 
 from __future__ import annotations

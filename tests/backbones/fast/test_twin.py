@@ -7,7 +7,8 @@ import copy
 import pytest
 import torch
 
-from apex_cli.backbones.fast import frame, modulation, projections
+from apex_cli.backbones import compact
+from apex_cli.backbones.fast import channels, fp8, frame, modulation, projections
 from apex_cli.backbones.fast.memory import PromptMemory
 from apex_cli.backbones.fast.sharing import shared
 from apex_cli.backbones.fast.twin import TWINS, make
@@ -23,7 +24,7 @@ TIMES = (1.0, 0.6)
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 FOLDED = {
     "qwen_image": ("modulation", "projections", "frame", "prefix"),
-    "sana": ("modulation", "projections", "prefix"),
+    "sana": ("modulation", "projections", "channels", "prefix"),
     "flux": ("projections",),
     "sd3": (),
     "zimage": (),
@@ -157,6 +158,37 @@ def test_a_video_autoencoder_of_one_frame_is_two_dimensional(build):
     assert any(isinstance(part, torch.nn.Conv3d) for part in coder.modules())
 
 
+def test_a_convolution_of_1_x_1_is_a_product_on_the_same_memory():
+    conv = torch.nn.Conv2d(6, 4, 1)
+    made = channels.Pointwise.of(conv)
+    tokens = torch.randn(2, 15, 6)
+    x = tokens.unflatten(1, (3, 5)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(made(x), conv(x), **CLOSE)
+    assert made.weight.data_ptr() == conv.weight.data_ptr()
+    assert made(x).permute(0, 2, 3, 1).is_contiguous()
+
+
+def test_the_autoencoder_of_sana_keeps_channels_last_and_its_own_memory():
+    """With the layers of the full-size one that the shapes world's lacks: attention over several scales."""
+    from diffusers import AutoencoderDC
+
+    coder = AutoencoderDC(
+        latent_channels=4, attention_head_dim=8, encoder_block_out_channels=(8, 16), decoder_block_out_channels=(8, 16),
+        encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)), encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+    ).eval()  # fmt: skip
+    kernels = [part.weight for part in coder.modules() if isinstance(part, torch.nn.Conv2d)]
+    made = shared(coder)
+    channels.fold_all(made)
+    latents = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(made.decoder(latents), coder.decoder(latents), **CLOSE)
+    torch.testing.assert_close(made.encoder(torch.ones(1, 3, 16, 16)), coder.encoder(torch.ones(1, 3, 16, 16)), **CLOSE)
+    assert made.decoder(latents).is_contiguous(memory_format=torch.channels_last)
+    assert sum(isinstance(part, channels.Pointwise) for part in made.modules()) >= 4
+    assert all(kernel.is_contiguous() for kernel in kernels)  # the plain one's are as they were
+
+
 def test_the_joint_mask_hides_padding(cases):
     case = cases("qwen_image")
     network = shared(case.model.network)
@@ -192,6 +224,23 @@ def test_a_prompt_that_melts_into_the_beginning_is_read_whole(qwen):
     assert twin.text_encoder.follows(tokens.input_ids)
     assert not twin.text_encoder.follows(other.input_ids)
     torch.testing.assert_close(twin.embed(other).tokens, qwen.embed(copy.deepcopy(other)).tokens, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "sana"])
+def test_fp8_is_the_twin_with_rounded_weights_and_leaves_it_as_it_was(name, build):
+    plain = build(name, dtype="bf16")
+    twin, rounded = make(name, plain, TIMES), make(name, copy.deepcopy(plain), TIMES)
+    lossy = fp8.packed(twin)
+    compact.round_weights(rounded.network, "fp8")
+    cond, x_t, t = twin.encode_prompts(["a red cube"]), torch.randn(1, *plain.latent_shape), torch.ones(1)
+    before = twin.velocity(x_t, t, cond)
+    found = lossy.velocity(x_t, t, cond)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(found, rounded.velocity(x_t, t, cond).to(x_t.dtype))
+    assert torch.equal(twin.velocity(x_t, t, cond), before) and not torch.equal(found, before)
+    layers = list(compact.compact_layers(lossy.network))
+    assert layers and all(layer.values.element_size() == 1 for layer in layers)
+    assert not list(compact.compact_layers(twin.network))
 
 
 # ---- prompts that are remembered -------------------------------------------------------------------------------

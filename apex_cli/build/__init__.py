@@ -1,10 +1,13 @@
-"""The composition root: the only file that knows names and classes both. Recipe or checkpoint in, objects out."""
+"""The composition root: the only room that knows names and classes both. Recipe or checkpoint in, objects out.
+
+Here: what is trained, and models. fast.py: their fast twins. evaluation.py: what `apex eval` asks.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -183,7 +186,7 @@ def load_model(path: str | Path, weights: bool = True) -> Model:
     from apex_cli.training import checkpoint, lora
     from apex_cli.training.parts import load_components
 
-    folder = _checkpoint(path, verified=weights)
+    folder = checkpoint_of(path, verified=weights)
     contract = checkpoint.read_contract(folder)
     row, tuning = contract["backbone"], contract["tuning"]
     config, sample = dict(row["config"]), SampleConfig(**contract["sample"])
@@ -208,7 +211,7 @@ def load_model(path: str | Path, weights: bool = True) -> Model:
     return Model(model, sample, contract, folder)
 
 
-def _checkpoint(path: str | Path, verified: bool) -> Path:
+def checkpoint_of(path: str | Path, verified: bool) -> Path:
     """The checkpoint folder behind a run, a checkpoint, an export or `assets:NAME`."""
     from apex_cli.backbones import folders
     from apex_cli.training import checkpoint
@@ -219,68 +222,11 @@ def _checkpoint(path: str | Path, verified: bool) -> Path:
 
 def ready(path: str | Path) -> Model:
     """`load_model` on the device that draws: an accelerator where there is one."""
-    return _placed(load_model(path))
+    return placed(load_model(path))
 
 
-def ready_fast(path: str | Path, nfes: Sequence[int] = (), compiled: bool = False) -> Model:
-    """`ready` with the fast twin (see `fast`), whose weights alone go to the device; graphs on CUDA, and blocks
-    `compiled` where that is asked for."""
-    from apex_cli.backbones.compact import compact_layers
-
-    model = _placed(fast(load_model(path), nfes))
-    if compiled:
-        model.backbone.compile()
-    if model.backbone.network.device.type == "cuda" and not any(compact_layers(model.backbone.network)):
-        model.backbone.make_static()
-    return model
-
-
-def draws_fast(path: str | Path, wanted: bool | None, compiled: bool) -> bool:
-    """Whether `path` is drawn by its fast twin: as `wanted`; if that is None, where there is CUDA and a twin.
-
-    Raises `UsageError` where the wish cannot be met.
-    """
-    import torch
-
-    from apex_cli.backbones.fast.twin import TWINS
-    from apex_cli.training import checkpoint
-
-    contract = checkpoint.read_contract(_checkpoint(path, verified=False))
-    folded: bool = contract["tuning"] == "folded"
-    if folded and wanted is False:
-        raise UsageError(f"'{path}' is folded; there is no plain one in it.", "Use the run it came from.")
-    if wanted is None:
-        wanted = folded or (torch.cuda.is_available() and contract["backbone"]["name"] in TWINS)
-    if compiled and not wanted:
-        raise UsageError("--compile is for the fast path.", "Add --fast.")
-    return wanted
-
-
-def fast(model: Model, nfes: Sequence[int] = ()) -> Model:
-    """The fast twin of `model`, whose weights it shares: it draws the same pictures as the contract says and, if told,
-    at other numbers of evaluations (`nfes`). A folded model is one already. See docs/performance.md."""
-    from apex_cli.backbones.fast.twin import Fast, make
-
-    if isinstance(model.backbone, Fast):
-        return model
-    settings = [model.sample, *map(model.sample.with_nfe, nfes)]
-    times = sorted({time for sample in settings for time in sample.times()}, reverse=True)
-    return replace(model, backbone=make(model.contract["backbone"]["name"], model.backbone, times))
-
-
-def fold(run: str | Path, folder: Path, nfes: Sequence[int] = ()) -> tuple[Model, float]:
-    """What `apex ckpt fold` does: the twin it wrote, and by how much a pixel of its picture differs from the plain."""
-    from apex_cli.evaluation.painters import version_of
-    from apex_cli.exporting import folded
-
-    plain = load_model(run)
-    twin = fast(plain, nfes)
-    if twin is plain:
-        raise UsageError(f"'{run}' is folded already.", "Fold the run it came from.")
-    return twin, folded.fold(plain, twin, load_model, folder, version_of(plain.source))
-
-
-def _placed(model: Model) -> Model:
+def placed(model: Model) -> Model:
+    """`model` on the device that draws, its frozen layers laid out as its settings say."""
     import torch
 
     from apex_cli.backbones import compact
@@ -336,7 +282,7 @@ def painter(recipe: SynthRecipe) -> Model:
         raise UsageError("[backbone] names no stock pipeline.", "Set backbone.path, or teacher.ckpt for a run of ours.")
     if recipe.sample is None:
         raise UsageError("A stock pipeline does not say how it is sampled.", "Add the section [sample].")
-    return _placed(Model(start(choice.name, choice.config)[0], recipe.sample, {"data": None}, Path(path)))
+    return placed(Model(start(choice.name, choice.config)[0], recipe.sample, {"data": None}, Path(path)))
 
 
 def order(recipe: SynthRecipe, model: Model, sample: SampleConfig, prompts: Sequence[str]) -> Any:
@@ -371,35 +317,3 @@ def export(run: str | Path, folder: Path, wanted: Any) -> Any:
     from apex_cli.exporting.export import export
 
     return export(load_model(run), load_model, folder, wanted)
-
-
-def protocols(names: Sequence[str], changes: dict[str, dict[str, Any]]) -> list[Any]:
-    """The protocols called so, each with the `--set` values of its name."""
-    from pydantic import ValidationError
-
-    made = []
-    for name in dict.fromkeys(names):
-        kind = resolve("protocol", name)
-        try:
-            made.append(kind(kind.Config(**changes.get(name, {}))))
-        except ValidationError as error:
-            first = error.errors()[0]
-            told = f"--set {name}.{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}."
-            raise UsageError(told, f"Keys of {name}: {', '.join(kind.Config.model_fields) or 'none'}.") from error
-    if strange := changes.keys() - set(names):
-        raise UsageError(f"--set {sorted(strange)[0]}: not a suite of this evaluation.", f"Suites: {', '.join(names)}.")
-    return made
-
-
-def evaluation_source(ckpt: str | None, home: Path | None) -> Any:
-    """A model of ours as the `Source` of an evaluation, which goes into its run, never into the package."""
-    from apex_cli.backbones.folders import ASSETS
-    from apex_cli.evaluation.jobs import Source
-    from apex_cli.evaluation.painters import Checkpoint
-
-    model = ready(ckpt or SHIPPED_STUDENT)
-    place = model.source
-    in_run = place.name.startswith("step-")
-    label = f"{place.absolute().parent.name}-{place.name}" if in_run else place.name
-    own = place.parent / "evals" if in_run and ASSETS not in place.parents else Path("evals")
-    return Source(label, Checkpoint(model), home or own)

@@ -1,0 +1,34 @@
+"""LOSSY: the linear layers of a twin's blocks in fp8 (e4m3, a power of two for each row), half the bytes of bf16.
+
+A way of keeping weights, not of computing: a weight is made whole in bf16 for its product and dropped (compact.py), so
+memory is what is saved. Nothing else of the fast path differs from the plain one by more than rounding; this does.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apex_cli.backbones import compact
+from apex_cli.backbones.fast.memory import PromptMemory
+from apex_cli.backbones.fast.sharing import shared
+
+
+def packed(twin: Any) -> Any:
+    """A twin of the `Fast` backbone `twin`, which stays as it was; before `make_static`."""
+    made = copy.copy(twin)
+    made.memory, made.network, made.pipeline = PromptMemory(), shared(twin.network), copy.copy(twin.pipeline)
+    vars(made.pipeline)["transformer"] = made.network
+    compact.pack_layers(made.network, "fp8")
+    exact = made._velocity
+
+    def velocity(x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
+        """In bf16, as packed layers answer."""
+        with torch.autocast(x_t.device.type, torch.bfloat16):
+            return exact(x_t, t, cond).to(x_t.dtype)
+
+    made._velocity = velocity
+    return made

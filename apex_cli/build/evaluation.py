@@ -1,0 +1,43 @@
+"""What `apex eval` asks: protocols by name, and a model of ours as the source of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from apex_cli.build import SHIPPED_STUDENT, ready
+from apex_cli.errors import UsageError
+from apex_cli.registry import resolve
+
+
+def protocols(names: Sequence[str], changes: dict[str, dict[str, Any]]) -> list[Any]:
+    """The protocols called so, each with the `--set` values of its name."""
+    from pydantic import ValidationError
+
+    made = []
+    for name in dict.fromkeys(names):
+        kind = resolve("protocol", name)
+        try:
+            made.append(kind(kind.Config(**changes.get(name, {}))))
+        except ValidationError as error:
+            first = error.errors()[0]
+            told = f"--set {name}.{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}."
+            raise UsageError(told, f"Keys of {name}: {', '.join(kind.Config.model_fields) or 'none'}.") from error
+    if strange := changes.keys() - set(names):
+        raise UsageError(f"--set {sorted(strange)[0]}: not a suite of this evaluation.", f"Suites: {', '.join(names)}.")
+    return made
+
+
+def source(ckpt: str | None, home: Path | None) -> Any:
+    """A model of ours as the `Source` of an evaluation, which goes into its run, never into the package."""
+    from apex_cli.backbones.folders import ASSETS
+    from apex_cli.evaluation.jobs import Source
+    from apex_cli.evaluation.painters import Checkpoint
+
+    model = ready(ckpt or SHIPPED_STUDENT)
+    place = model.source
+    in_run = place.name.startswith("step-")
+    label = f"{place.absolute().parent.name}-{place.name}" if in_run else place.name
+    own = place.parent / "evals" if in_run and ASSETS not in place.parents else Path("evals")
+    return Source(label, Checkpoint(model), home or own)
