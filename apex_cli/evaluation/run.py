@@ -134,9 +134,8 @@ def _slots(job: Job) -> tuple[dict[tuple[str, int], File], list[Flaw]]:
 def _inspect(job: Job) -> Iterator[Progress]:
     inspector = Inspector(job.folder, job.shard)
     slots, _ = _slots(job)
-    own = [file for slot, file in slots.items() if _is_mine(job, *slot) and inspector.find(file.path) is None]
-    for done, file in enumerate(own, start=1):
-        inspector.look(file.path)
+    own = [file.path for slot, file in slots.items() if _is_mine(job, *slot)]
+    for done, _ in enumerate(inspector.look_at(own), start=1):
         yield Progress("inspect", done, len(own))
 
 
