@@ -60,6 +60,7 @@ TABLE: dict[str, dict[str, str]] = {
         "clip@sana": "apex_cli.evaluation.clip_sana:ClipSana",
         "pickscore": "apex_cli.evaluation.pickscore:PickScore",
         "hpsv2": "apex_cli.evaluation.hpsv2:HpsV2",
+        "imagereward": "apex_cli.evaluation.imagereward:ImageReward",
         "vqascore@instructblip-flan-t5-xl": "apex_cli.evaluation.vqascore:VqaScore",
         "ocr": "apex_cli.evaluation.ocr:Ocr",
     },

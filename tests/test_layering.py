@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "pages": set(),
     "gpus": BASE | {"mistakes"},
     "flops": set(),
+    "bootstrap": set(),
     "flow": BASE,
     **{part: BASE | {"flow"} for part in PARTS},
     "backbones": BASE | {"flow", "worlds"},  # the tiny networks of the embedded worlds
@@ -34,10 +35,13 @@ ALLOWED: dict[str, set[str]] = {
     "data": BASE | {"flow", "records", "pages", "registry"} | PARTS | MAKERS,  # a mixture names its sources
     "generation": BASE | {"flow", "records", "registry"} | PARTS,  # a checkpoint names its sampler
     **{
-        room: BASE | {"flow", "records", "pages", "mistakes", "gpus", "flops"} | PARTS | MAKERS
+        room: BASE | {"flow", "records", "pages", "mistakes", "gpus", "flops", "bootstrap"} | PARTS | MAKERS
         for room in ENGINE - MAKERS
     },
-    "benching": BASE | {"flow", "records", "pages", "mistakes", "gpus", "flops", "streaming"} | PARTS | MAKERS,
+    "benching": BASE
+    | {"flow", "records", "pages", "mistakes", "gpus", "flops", "bootstrap", "streaming"}
+    | PARTS
+    | MAKERS,
     "exporting": BASE | PARTS | MAKERS | {"training"},
     "streaming": BASE | {"backbones", "generation"},
     "drafts": BASE | {"registry", "mistakes"},

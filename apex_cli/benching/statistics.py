@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RESAMPLES = 2_000
-LEVEL = 0.95
-SEED = 20_110
+from apex_cli.bootstrap import SEED, bounds, drawn
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,8 @@ def quotient(
 
 
 def _drawn(values: Sequence[float] | np.ndarray, stream: int) -> np.ndarray:
-    """Bootstrap draws of `values`: float [RESAMPLES, n]."""
-    rng, row = np.random.default_rng((SEED, stream)), np.asarray(values, float)
-    return row[rng.integers(len(row), size=(RESAMPLES, len(row)))]
+    return drawn(values, np.random.default_rng((SEED, stream)))
 
 
 def _interval(value: float, draws: np.ndarray) -> Interval:
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(low), float(high))
+    return Interval(value, *bounds(draws))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from apex_cli.commands._ui import say, stderr, table
 if TYPE_CHECKING:
     from apex_cli.evaluation.compare import Comparison
     from apex_cli.evaluation.jobs import Source
+    from apex_cli.evaluation.judges.base import Estimate
     from apex_cli.evaluation.ledger import Shard
     from apex_cli.evaluation.records import Report
     from apex_cli.evaluation.settings import EvalConfig
@@ -26,6 +27,8 @@ class Evaluated:
     name: str
     folder: Path
     report: Report
+    estimates: list[Estimate] = field(default_factory=list)
+    """What judges were expected to cost, told before they were asked."""
 
 
 @dataclass(frozen=True)
@@ -72,24 +75,31 @@ def run(
 
     for job in group(source, protocols, config, shard, certify):
         say(f"{source.name}: {job.folder}")
-        report = _follow(evaluate(job), source.name)
+        told: list[Estimate] = []
+        report = _follow(evaluate(job), source.name, told)
         if report is None:
             continue
         if job.folder.is_dir():
             tables.write(job.folder, source.name, report)
             gallery.write_gallery(job.folder)
-        yield Evaluated(source.name, job.folder, report)
+        yield Evaluated(source.name, job.folder, report, told)
 
 
-def _follow(events: Iterator[Any], name: str) -> Report | None:
-    """Draw the progress and return the report, which comes last."""
+def _follow(events: Iterator[Any], name: str, estimates: list[Estimate]) -> Report | None:
+    """Draw the progress, say and collect `estimates`, and return the report, which comes last."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from apex_cli.evaluation.judges.base import Estimate
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     live, told, event = stderr().is_terminal, None, None
     with Progress(*columns, console=stderr(), transient=True, disable=not live) as bar:
         task = phase = None
         for event in events:
+            if isinstance(event, Estimate):
+                say(str(event))
+                estimates.append(event)
+                continue
             if not hasattr(event, "phase"):
                 return event
             if task is None or event.phase != phase:
@@ -153,6 +163,7 @@ def document(evaluations: Sequence[Evaluated], comparisons: Sequence[Compared], 
                 "name": e.name,
                 "folder": str(e.folder),
                 "gallery": str(e.folder / GALLERY),
+                "estimates": [estimate.to_json() for estimate in e.estimates],
                 **e.report.model_dump(mode="json"),
             }
             for e in evaluations

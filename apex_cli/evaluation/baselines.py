@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,24 +21,29 @@ from pydantic import Field, ValidationError
 from apex_cli.backbones import folders
 from apex_cli.config import Section
 from apex_cli.errors import SetupError, UsageError
+from apex_cli.evaluation import any_step
 from apex_cli.evaluation.painters import Painter, version_of
 from apex_cli.evaluation.records import Subject
 from apex_cli.generation import Request, generator
 
 RECIPES = Path(__file__).parent / "baselines"
+OURS: dict[str, Callable[[], Any]] = {"AnyStepQwenImage": any_step.qwen_image}
+"""Networks that diffusers has no class for."""
 
 
 class Component(Section):
     """A part that takes the place of the pipeline's own, e.g. a distilled network."""
 
     kind: str
-    """Its class in diffusers."""
-    model: str
+    """Its class in diffusers, or of `OURS`."""
+    model: str = ""
+    """Hub id or folder; empty where the user has to name it, as the recipe's `remedy` says."""
     subfolder: str | None = None
 
 
 class Lora(Section):
-    model: str
+    model: str = ""
+    """Likewise."""
     file: str
 
 
@@ -76,6 +81,14 @@ class Baseline(Section):
     lora: Lora | None = None
     note: str = ""
     """What a reader must know about this row."""
+    remedy: str = ""
+    """How to come by what the user has to name."""
+
+    @property
+    def unnamed(self) -> list[str]:
+        """Settings of the parts that the user has to name and has not."""
+        lora = ["lora.model"] * (self.lora is not None and not self.lora.model)
+        return [f"components.{name}.model" for name, part in self.components.items() if not part.model] + lora
 
     def with_nfe(self, nfe: int) -> Baseline:
         """The same at another number of evaluations."""
@@ -114,7 +127,7 @@ def _read(path: Path) -> Baseline:
 def find(name: str, changes: dict[str, Any]) -> Baseline:
     """The recipe called `name`, or of the model with this hub id; any other pipeline at its own defaults."""
     recipes = known()
-    by_model = {recipe.model: recipe for recipe in recipes.values()}
+    by_model = {r.model: r for r in recipes.values() if r.lora is None and not r.components}
     recipe = recipes.get(name) or by_model.get(name)
     if recipe is None:
         if "/" not in name and not Path(name).is_dir():
@@ -151,6 +164,9 @@ class StockPipeline(Painter):
         import torch
 
         b = self.baseline
+        if b.unnamed:
+            told = f"'{b.name}' draws with weights that you have to name."
+            raise SetupError(told, " ".join([b.remedy, *(f"Then --set model.{key}=FOLDER." for key in b.unnamed)]))
         parts = {name: _component(part, b.dtype) for name, part in b.components.items()}
         pipeline = folders.load(b.model, _pipeline_class(b), b.dtype, b.dtype, **parts)
         if b.lora is not None:
@@ -166,7 +182,7 @@ class StockPipeline(Painter):
     @cached_property
     def subject(self) -> Subject:
         b = self.baseline
-        sample = b.model_dump(mode="json", exclude={"name", "row", "note"})
+        sample = b.model_dump(mode="json", exclude={"name", "row", "note", "remedy"})
         if not (weights := version_of(Path(b.model))):  # a hub repository that is not here yet has no commit
             _, weights = self.pipeline, version_of(Path(b.model))
         return Subject(source=b.model, weights=weights, contract={"baseline": b.name}, sample=sample)
@@ -187,6 +203,10 @@ class StockPipeline(Painter):
     def _draw(self, requests: Sequence[Request]) -> Iterator[tuple[np.ndarray, float]]:
         import torch
 
+        generators = [generator(request.seed, request.index) for request in requests]
+        scheduler = self.pipeline.scheduler
+        if scheduler.config.get("stochastic_sampling"):  # not every pipeline hands its generators on
+            scheduler.step = partial(type(scheduler).step, scheduler, generator=generators)
         rows: list[int] = []
         network = getattr(self.pipeline, "transformer", None) or self.pipeline.unet
         counter = network.register_forward_pre_hook(
@@ -196,7 +216,7 @@ class StockPipeline(Painter):
             with torch.no_grad():
                 made = self.pipeline(
                     prompt=[request.prompt for request in requests],
-                    generator=[generator(request.seed, request.index) for request in requests],
+                    generator=generators,
                     output_type="np",
                     **self.baseline.arguments(),
                 )
@@ -220,7 +240,8 @@ def _component(part: Component, dtype: str) -> Any:
     import diffusers
 
     where = {"subfolder": part.subfolder} if part.subfolder else {}
-    kind, form = getattr(diffusers, part.kind), folders.torch_dtype(dtype)
+    kind = OURS[part.kind]() if part.kind in OURS else getattr(diffusers, part.kind)
+    form = folders.torch_dtype(dtype)
     try:
         return kind.from_pretrained(folders.locate(part.model), use_safetensors=True, torch_dtype=form, **where)
     except OSError as error:

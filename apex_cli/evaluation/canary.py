@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from apex_cli.data.store import cache_folder, draft, settle
 from apex_cli.errors import SetupError
+from apex_cli.evaluation.keeper import kept, place
 from apex_cli.evaluation.observations import digest
 
 SIDE, DIRECTIONS = 256, 8
@@ -71,10 +71,7 @@ def check(
     device: torch.device,
 ) -> None:
     """Move `network` to `device` and compare what it answers there; raises `SetupError`."""
-    expected = stored(identity)
-    if expected is None:
-        expected = answers(prepare, network, torch.device("cpu"))
-        keep(identity, expected)
+    expected = stored(identity, lambda: answers(prepare, network, torch.device("cpu")))
     if isinstance(network, nn.Module):
         network.to(device)
     found = answers(prepare, network, device)
@@ -82,30 +79,14 @@ def check(
     if (error := np.linalg.norm(found - expected) / apart) > TOLERANCE:
         raise SetupError(
             f"The extractor is broken on {device}: known pictures give answers {error:.2f} away from the stored ones.",
-            f"{REMEDY} If the answers are old, delete '{_file(identity)}'.",
+            f"{REMEDY} If the answers are old, delete '{place(_name(identity))}'.",
         )
 
 
-def stored(identity: Mapping[str, Any]) -> np.ndarray | None:
-    known = json.loads(STORED.read_text()) | _kept(identity)
-    return np.array(known[key]) if (key := _key(identity)) in known else None
-
-
-def keep(identity: Mapping[str, Any], found: np.ndarray) -> None:
-    path = _file(identity)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = draft(path)
-    temporary.write_text(json.dumps({_key(identity): found.round(6).tolist()}))
-    settle(temporary, path)
-
-
-def _kept(identity: Mapping[str, Any]) -> dict[str, Any]:
-    path = _file(identity)
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _file(identity: Mapping[str, Any]) -> Path:
-    return cache_folder() / "canaries" / f"{_key(identity)}.json"
+def stored(identity: Mapping[str, Any], ask: Callable[[], np.ndarray]) -> np.ndarray:
+    """The answers that ship with the package, or those that are kept here; `ask` gives them where there are none."""
+    shipped = json.loads(STORED.read_text())
+    return np.array(shipped.get(_key(identity)) or kept(_name(identity), lambda: ask().round(6).tolist()))
 
 
 @cache
@@ -116,3 +97,7 @@ def _drawn() -> str:
 def _key(identity: Mapping[str, Any]) -> str:
     """Of the answers of an extractor to these pictures: answers to others are never compared with them."""
     return digest([dict(identity), _drawn()])[:16]
+
+
+def _name(identity: Mapping[str, Any]) -> str:
+    return f"features-{_key(identity)}"

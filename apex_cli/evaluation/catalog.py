@@ -81,6 +81,20 @@ PICKSCORE = _hub(
     *_TOKENIZER,
 )
 HPSV2 = _hub("hpsv2", "xswu/HPSv2", "Apache-2.0", File("HPS_v2.1_compressed.pt", 1_972_540_133))
+IMAGEREWARD = Asset(
+    id="imagereward",
+    files=(File("ImageReward.safetensors", 1_790_000_000), File("vocab.txt", 231_508)),
+    licence="Apache-2.0",
+    source="https://huggingface.co/THUDM/ImageReward (a pickle, to convert), https://huggingface.co/google-bert/bert-base-uncased",
+    command="hf download THUDM/ImageReward ImageReward.pt --local-dir . && "
+    "hf download google-bert/bert-base-uncased vocab.txt --local-dir . && "
+    'python -c "import torch; from safetensors.torch import save_file; '
+    "w = torch.load('ImageReward.pt', map_location='cpu', weights_only=True); "
+    "save_file({k: v.clone().contiguous() for k, v in w.items()}, 'ImageReward.safetensors')\"; "
+    "then put both files into the cache's folder weights/imagereward, or name theirs with --set imagereward.weights=.",
+)
+"""ImageReward.pt is never opened here; the command builds tensors alone (`weights_only`) where it is run."""
+
 VQASCORE = _hub(
     "vqascore",
     "Salesforce/instructblip-flan-t5-xl",
@@ -127,7 +141,5 @@ RAPIDOCR = Asset(
     package="rapidocr/models",
 )
 
-ASSETS = {
-    asset.id: asset
-    for asset in (INCEPTION, CLIP, MASK2FORMER, CLIP_336, DINOV2, PICKSCORE, HPSV2, VQASCORE, EFFNET, RAPIDOCR)
-}  # fmt: skip
+_ALL = (INCEPTION, CLIP, MASK2FORMER, CLIP_336, DINOV2, PICKSCORE, HPSV2, IMAGEREWARD, VQASCORE, EFFNET, RAPIDOCR)
+ASSETS = {asset.id: asset for asset in _ALL}

@@ -12,16 +12,25 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from apex_cli.errors import SetupError
+
 
 class Clip(nn.Module):
-    """A `CLIPModel` with its tokenizer, from a folder or a hub id; weights of safetensors only."""
+    """A `CLIPModel` with its tokenizer, from a folder or a hub id; weights of safetensors only. `SetupError` where they
+    cannot be read."""
 
     def __init__(self, source: str | Path):
         super().__init__()
+        from safetensors import SafetensorError
         from transformers import CLIPModel, CLIPTokenizer
 
-        self.model: Any = CLIPModel.from_pretrained(source, use_safetensors=True).eval().requires_grad_(False)
-        self.tokenizer: Any = CLIPTokenizer.from_pretrained(source)
+        try:
+            self.model: Any = CLIPModel.from_pretrained(source, use_safetensors=True).eval().requires_grad_(False)
+            self.tokenizer: Any = CLIPTokenizer.from_pretrained(source)
+        except (OSError, ValueError, SafetensorError) as error:
+            told = f"The CLIP model '{source}' could not be read: {str(error).splitlines()[0]}"
+            remedy = "Name a folder that has it, get the weights again (apex eval prepare clip), or check the network."
+            raise SetupError(told, remedy) from error
 
     @property
     def side(self) -> int:
@@ -41,3 +50,11 @@ class Clip(nn.Module):
     def scale(self) -> float:
         """The learned factor of its logits."""
         return float(self.model.logit_scale.exp())
+
+
+def require_quick_gelu(config: Any) -> None:
+    """OpenAI's CLIP was trained with x sigmoid(1.702 x); with another activation its scores are silently wrong."""
+    for tower in (config.text_config, config.vision_config):
+        if tower.hidden_act != "quick_gelu":
+            told = f"These CLIP weights are set up with {tower.hidden_act} instead of quick_gelu."
+            raise SetupError(told, "Take config.json of openai/clip-vit-large-patch14.")

@@ -13,8 +13,8 @@ from torch import Tensor
 from apex_cli.evaluation import resizing
 from apex_cli.evaluation.assets import Found
 from apex_cli.evaluation.catalog import CLIP
-from apex_cli.evaluation.clip import Clip
-from apex_cli.evaluation.pairs import PairProtocol, PairScorer, require_quick_gelu
+from apex_cli.evaluation.clip import Clip, require_quick_gelu
+from apex_cli.evaluation.pairs import PairProtocol, PairScorer
 
 
 class Hundredfold(Clip):

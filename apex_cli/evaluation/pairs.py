@@ -16,7 +16,6 @@ from torch import Tensor
 
 from apex_cli.config import Section
 from apex_cli.data.ahead import ahead
-from apex_cli.errors import SetupError
 from apex_cli.evaluation import canary
 from apex_cli.evaluation.assets import Asset, Found
 from apex_cli.evaluation.base import Item, Observation, Observed, Picture
@@ -149,11 +148,3 @@ class PairProtocol:
 
     def certify(self, items: Sequence[Item]) -> Certificate | None:
         return None
-
-
-def require_quick_gelu(config: Any) -> None:
-    """OpenAI's CLIP was trained with x sigmoid(1.702 x); with another activation its scores are silently wrong."""
-    for tower in (config.text_config, config.vision_config):
-        if tower.hidden_act != "quick_gelu":
-            told = f"These CLIP weights are set up with {tower.hidden_act} instead of quick_gelu."
-            raise SetupError(told, "Take config.json of openai/clip-vit-large-patch14.")

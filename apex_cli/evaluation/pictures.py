@@ -13,11 +13,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from apex_cli.data.ahead import ahead
 from apex_cli.errors import DataError
 from apex_cli.evaluation.base import Item, Picture
 from apex_cli.evaluation.ledger import Ledger, Shard
@@ -150,10 +152,19 @@ class Inspector:
         self.known = {(row["path"], row["bytes"], row["mtime"]): row for row in self.ledger}
 
     def look(self, path: Path) -> dict[str, Any]:
-        if (row := self.find(path)) is None:
-            row = inspect(path)
-            self.ledger.append(row)
-            self.known[(row["path"], row["bytes"], row["mtime"])] = row
+        return self.find(path) or self._keep(inspect(path))
+
+    def look_at(self, paths: Sequence[Path]) -> Iterator[None]:
+        """Open all that are not known, several at a time; yields after each of `paths`."""
+        new = [path for path in paths if self.find(path) is None]
+        yield from repeat(None, len(paths) - len(new))
+        for row in ahead(inspect, new):
+            self._keep(row)
+            yield
+
+    def _keep(self, row: dict[str, Any]) -> dict[str, Any]:
+        self.ledger.append(row)
+        self.known[(row["path"], row["bytes"], row["mtime"])] = row
         return row
 
     def find(self, path: Path) -> dict[str, Any] | None:

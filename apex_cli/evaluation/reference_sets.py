@@ -30,8 +30,7 @@ def collect(protocol: SetDistance, folder: Path, name: str | None = None) -> Ite
     home = path.with_suffix("")
     found = pictures.files(folder, set())
     inspector = Inspector(home)
-    for done, file in enumerate(found, 1):
-        inspector.look(file.path)
+    for done, _ in enumerate(inspector.look_at([file.path for file in found]), 1):
         yield Progress("inspect", done, len(found))
     items, n = pictures.items_of(found)
     slots, flaws = pictures.match(found, items, n)

@@ -29,6 +29,8 @@ from apex_cli.errors import StorageError, UsageError
 from apex_cli.evaluation import painters, pictures
 from apex_cli.evaluation.base import Picture, Protocol
 from apex_cli.evaluation.jobs import Job, sort_out
+from apex_cli.evaluation.judges.asking import estimates
+from apex_cli.evaluation.judges.base import Estimate
 from apex_cli.evaluation.observations import Store, observe, open_stores
 from apex_cli.evaluation.painters import Drawing
 from apex_cli.evaluation.pictures import Collection, File, Inspector
@@ -47,8 +49,9 @@ class Identity(Section):
     setting: Setting
 
 
-def evaluate(job: Job) -> Iterator[Progress | Report]:
-    """Yield progress and last the `Report`, which is in the folder by then; none while other shards are at work."""
+def evaluate(job: Job) -> Iterator[Progress | Estimate | Report]:
+    """Yield progress, what a paid judge will cost before it is asked, and last the `Report`, which is in the folder by
+    then; none while other shards are at work."""
     ready, skipped = sort_out(job.protocols)
     if job.prompts is None and not isinstance(job.source, Path):
         reason = "has no prompts of its own, and those that have are skipped"
@@ -64,6 +67,7 @@ def evaluate(job: Job) -> Iterator[Progress | Report]:
     own = [picture for picture in _collect(job).pictures if _is_mine(job, picture.item.id, picture.k)]
     for protocol in ready:
         stores = open_stores(job.folder, protocol.stages, job.shard)
+        yield from estimates(protocol.name, stores, own)
         for stage, done, total in observe(stores, own):
             yield Progress(f"{protocol.name}: {stage}", done, total)
     there = _collect(job)  # and what other shards have done meanwhile
@@ -130,9 +134,8 @@ def _slots(job: Job) -> tuple[dict[tuple[str, int], File], list[Flaw]]:
 def _inspect(job: Job) -> Iterator[Progress]:
     inspector = Inspector(job.folder, job.shard)
     slots, _ = _slots(job)
-    own = [file for slot, file in slots.items() if _is_mine(job, *slot) and inspector.find(file.path) is None]
-    for done, file in enumerate(own, start=1):
-        inspector.look(file.path)
+    own = [file.path for slot, file in slots.items() if _is_mine(job, *slot)]
+    for done, _ in enumerate(inspector.look_at(own), start=1):
         yield Progress("inspect", done, len(own))
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from pydantic import Field
 
 from apex_cli.config import Section
-from apex_cli.errors import DataError, SetupError
+from apex_cli.errors import DataError
 from apex_cli.generation import Sample
 from apex_cli.worlds.shapes.detector import detect
 from apex_cli.worlds.shapes.grammar import PREFIX, SPLITS, Prompt, prompts
@@ -63,18 +63,11 @@ class ClipScorer:
     name = "clip"
 
     def __init__(self, config: ClipConfig):
-        from safetensors import SafetensorError
-
         from apex_cli.data.identity import fingerprint, module
         from apex_cli.evaluation.clip import Clip
         from apex_cli.evaluation.features import accelerator
 
-        try:
-            self.clip = Clip(config.model)
-        except (OSError, SafetensorError) as error:
-            told = f"The CLIP model '{config.model}' could not be read: {str(error).splitlines()[0]}"
-            remedy = "Set scorer.model to a folder, or check the network (HF_HUB_OFFLINE=1 forbids it)."
-            raise SetupError(told, remedy) from error
+        self.clip = Clip(config.model)
         self.identity = {"name": self.name, "model": fingerprint(module(self.clip.model))}
         self.batch, self.device = config.batch, accelerator()
         self.clip.to(self.device)

@@ -14,9 +14,8 @@ from statistics import fmean
 
 import numpy as np
 
-RESAMPLES = 2_000
-LEVEL = 0.95
-SEED = 20_110
+from apex_cli.bootstrap import RESAMPLES, SEED, bounds, drawn
+
 DETECTABLE = 2.8  # standard errors that a two-sided 5 % test finds with 80 % power
 
 Strata = Mapping[str, Sequence[float]]
@@ -38,17 +37,12 @@ def overall(strata: Strata) -> float:
 def resampled(strata: Strata) -> np.ndarray:
     """The overall of `RESAMPLES` bootstrap draws of prompts, stratified by task: float [RESAMPLES]."""
     rng = np.random.default_rng(SEED)
-    means = []
-    for values in strata.values():
-        row = np.asarray(values, float)
-        means.append(row[rng.integers(len(row), size=(RESAMPLES, len(row)))].mean(1))
-    return np.mean(means, axis=0)
+    return np.mean([drawn(values, rng).mean(1) for values in strata.values()], axis=0)
 
 
 def interval(strata: Strata) -> tuple[float, float]:
     """The 95 % percentile interval of the overall; for one task, pass one stratum."""
-    low, high = np.quantile(resampled(strata), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return bounds(resampled(strata))
 
 
 def sign_flip_p(differences: Strata) -> float:

@@ -1,4 +1,4 @@
-"""Published weights that come as a `.pth`: the one place where such a file is opened, with torch's safe reader.
+"""Published weights as files: safetensors, and the one place where a `.pth` is opened, with torch's safe reader.
 
 `weights_only=True` builds tensors and containers and runs nothing, whatever the file says; the hash of a known file is
 compared first. Everything that apex writes itself is safetensors.
@@ -23,3 +23,15 @@ def read_pth(path: Path) -> dict[str, Any]:
     except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         told = f"'{path}' holds no weights: {str(error).splitlines()[0]}"
         raise SetupError(told, "Get the file again; `apex eval prepare` says how.") from error
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors in `path`; raises `SetupError` for a file of another format, such as a pickle."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        told = f"'{path}' is no file of safetensors: {str(error).splitlines()[0]}"
+        raise SetupError(told, "Get or convert the file again; `apex eval prepare` says how.") from error

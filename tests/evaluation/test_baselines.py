@@ -10,8 +10,8 @@ import pytest
 import tiny_pipelines
 import torch
 
-from apex_cli.errors import CheckpointError, UsageError
-from apex_cli.evaluation import baselines, published
+from apex_cli.errors import CheckpointError, SetupError, UsageError
+from apex_cli.evaluation import any_step, baselines, published
 from apex_cli.evaluation.baselines import StockPipeline, find, known
 from apex_cli.generation import Request, generator
 
@@ -20,13 +20,17 @@ KINDS = {
     "sdxl-turbo": "sdxl",
     "sdxl-lcm": "sdxl",
     "sdxl-dmd2": "sdxl",
+    "sdxl-dmd2-1step": "sdxl",
     "sdxl-pcm": "sdxl",
     "pixart-lcm": "pixart",
+    "pixart-dmd": "pixart",
     "sd3.5-turbo": "sd3",
     "sana-sprint-0.6b": "sana_sprint",
     "sana-sprint-1.6b": "sana_sprint",
     "qwen-image": "qwen_image",
     "qwen-image-lightning": "qwen_image",
+    "twinflow": "qwen_image",
+    "rcgm": "qwen_image",
 }
 SIDES = {"sana_sprint": 64, "qwen_image": 64}
 REQUESTS = [Request("a red cube", 3, 0), Request("three hearts", 3, 1), Request("a red cube", 3, 2)]
@@ -61,6 +65,21 @@ def lora(kind: str, pipeline_folder: Path, target: Path) -> Path:
     return target
 
 
+def network(name: str, pipeline_folder: Path, target: Path) -> Path:
+    """A network for the place of a pipeline's own, of the class that the recipe asks for."""
+    import diffusers
+
+    torch.manual_seed(1)
+    if KINDS[name] == "sdxl":
+        made = tiny_pipelines.unet(**({"time_cond_proj_dim": 8} if name == "sdxl-lcm" else {}))
+    else:
+        own: Any = diffusers.DiffusionPipeline.from_pretrained(pipeline_folder).transformer
+        kind = any_step.qwen_image() if name == "twinflow" else type(own)
+        made = kind(**{key: value for key, value in own.config.items() if not key.startswith("_")})
+    made.save_pretrained(target)
+    return target
+
+
 @pytest.fixture
 def tiny(folders, tmp_path):
     """`tiny(name)`: a shipped recipe pointed at tiny weights, all else as it is."""
@@ -71,8 +90,8 @@ def tiny(folders, tmp_path):
         if recipe.lora:
             changes["lora"] = {"model": str(lora(kind, folders(kind), tmp_path / "lora")), "file": "lora.safetensors"}
         if recipe.components:
-            tiny_pipelines.unet(time_cond_proj_dim=8).save_pretrained(tmp_path / "unet")
-            changes["components"] = {"unet": {"model": str(tmp_path / "unet")}}
+            place = {"model": str(network(name, folders(kind), tmp_path / "network")), "subfolder": None}
+            changes["components"] = dict.fromkeys(recipe.components, place)
         if name == "qwen-image":
             more = {"steps": 3} | more
         return find(name, changes | more)
@@ -129,6 +148,52 @@ def test_dmd2_steps_along_its_own_times(tiny):
     assert painter.pipeline.scheduler.timesteps.tolist() == [999, 749, 499, 249]
 
 
+@pytest.mark.parametrize(("name", "time"), [("sdxl-dmd2-1step", 399), ("pixart-dmd", 400)])
+def test_one_step_of_dmd_is_the_clean_prediction_of_its_time(name, time, tiny):
+    """x0 = (x - sqrt(1 - a) e) / sqrt(a), from the network's own answer."""
+    painter = StockPipeline(tiny(name))
+    part = painter.pipeline.unet if name.startswith("sdxl") else painter.pipeline.transformer
+    heard: list[Any] = []
+    part.register_forward_hook(lambda _, args, out: heard.append((args, out[0])))
+    decode, shown = painter.pipeline.vae.decode, []
+    painter.pipeline.vae.decode = lambda z, *a, **k: (shown.append(z), decode(z, *a, **k))[1]
+    list(painter.draw(REQUESTS[:1], 1))
+    ((args, said),) = heard
+    scheduler = painter.pipeline.scheduler
+    a = scheduler.alphas_cumprod[time]
+    assert scheduler.timesteps.tolist() == [time]
+    clean = (args[0] - (1 - a).sqrt() * said[:, : args[0].shape[1]]) / a.sqrt()
+    assert shown[0] * painter.pipeline.vae.config.scaling_factor == pytest.approx(clean, abs=1e-3)
+
+
+def test_twinflow_asks_for_the_end_and_renoises(tiny):
+    """Times of its README, e1(t) + t e2(0) into the blocks, and fresh noise of each picture's own generator."""
+    painter = StockPipeline(tiny("twinflow"))
+    network, heard = painter.pipeline.transformer, []
+    network.transformer_blocks[0].register_forward_pre_hook(
+        lambda _, args, named: heard.append(named.get("temb", args[3] if len(args) > 3 else None)), with_kwargs=True
+    )
+    list(painter.draw(REQUESTS[:1], 1))
+    assert painter.pipeline.scheduler.sigmas.tolist() == pytest.approx([0.999, 0.6, 0])
+    first, second = network.time_text_embed, network.time_text_embed_2
+    with torch.no_grad():
+        for t, temb in zip((0.999, 0.6), heard, strict=True):
+            time = torch.tensor([t])
+            expected = first.timestep_embedder(first.time_proj(time)) + t * second(torch.zeros(1), temb)
+            assert temb == pytest.approx(expected, abs=1e-4)
+            assert not torch.allclose(temb, first.timestep_embedder(first.time_proj(time)), atol=1e-3)
+    assert StockPipeline(tiny("twinflow", steps=4)).baseline.arguments()["sigmas"][1] == pytest.approx(
+        1 - 0.001 - 0.499 / 3
+    )
+
+
+@pytest.mark.parametrize("name", ["sdxl-dmd2-1step", "pixart-dmd", "rcgm"])
+def test_weights_that_the_user_has_to_name(name):
+    with pytest.raises(SetupError, match="you have to name") as caught:
+        _ = StockPipeline(known()[name]).subject
+    assert "--set model." in caught.value.remedy and known()[name].remedy in caught.value.remedy
+
+
 def test_lightning_has_a_time_shift_of_three_at_any_size(tiny):
     painter = StockPipeline(tiny("qwen-image-lightning"))
     list(painter.draw(REQUESTS[:1], 1))
@@ -169,6 +234,8 @@ def test_hub_ids_find_their_recipe_and_settings_go_deep():
     recipe = find("black-forest-labs/FLUX.1-schnell", {"call": {"max_sequence_length": 64}})
     assert recipe.name == "flux-schnell"
     assert recipe.call == {"guidance_scale": 0.0, "max_sequence_length": 64}
+    assert find("Qwen/Qwen-Image", {}).name == "qwen-image", "and not one that tunes it"
+    assert find("stabilityai/stable-diffusion-xl-base-1.0", {}).lora is None
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import torch
 
 from apex_cli.errors import SetupError
 from apex_cli.evaluation.base import Item, Picture
-from apex_cli.evaluation.clip import Clip
+from apex_cli.evaluation.clip import Clip, require_quick_gelu
 from apex_cli.evaluation.clip_sana import ClipSana
 from apex_cli.evaluation.ocr import Ocr, OcrConfig, Reading, agreement, asked, in_order, written
-from apex_cli.evaluation.pairs import PairConfig, require_quick_gelu
+from apex_cli.evaluation.pairs import PairConfig
 from apex_cli.evaluation.pickscore import PickScore
 from apex_cli.torchvision_guard import import_torchvision
 

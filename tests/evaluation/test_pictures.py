@@ -106,6 +106,20 @@ def test_files_are_opened_once_and_again_when_they_change(tmp_path, monkeypatch)
     assert len({p.sha256 for p in collection(tmp_path / "images", cache=tmp_path).pictures}) == 2
 
 
+def test_many_files_are_opened_at_a_time_and_each_is_counted(tmp_path):
+    """In threads: rows in the order of the paths, damaged ones included, and what is known is not opened."""
+    paths = [tmp_path / "images" / f"{i}.png" for i in range(40)]
+    for i, path in enumerate(paths):
+        draw(path, size=8 + i)
+    paths[7].write_bytes(paths[7].read_bytes()[:40])
+    assert len(list(Inspector(tmp_path).look_at(paths[:5]))) == 5
+    inspector = Inspector(tmp_path)
+    assert len(list(inspector.look_at(paths))) == 40
+    rows = list(inspector.ledger)
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
+    assert [row.get("width") for row in rows if not row["problem"]] == [8 + i for i in range(40) if i != 7]
+
+
 @pytest.fixture(scope="module")
 def own(job, oracle, tmp_path_factory):
     """A finished evaluation of a perfect model, 6 prompts x 2."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from apex_cli.errors import DataError, SetupError
 from apex_cli.evaluation import canary, effnet, frechet, inception, kid, reference, reference_sets
@@ -104,15 +106,36 @@ def test_fid_is_read_from_a_reference_set_of_a_folder(random_inception, tmp_path
         reference.read(told.path, {**protocol.stages[0].identity, "resize": sana.name})
 
 
-def test_the_lite_kernel_distance_sees_damage(tmp_path):
+def blurred(sigma: float):
+    return lambda pixels: gaussian_filter(pixels, (sigma, sigma, 0))
+
+
+def greyed(share: float):
+    return lambda pixels: (share * pixels.mean(2, keepdims=True) + (1 - share) * pixels).astype(np.uint8)
+
+
+def test_the_lite_kernel_distance_rises_with_every_level_of_damage(tmp_path):
+    """The same scenes against the same renders, so that nothing but the damage differs. Of noise this does not hold:
+    a standard deviation of 4 grey levels is already further away than the worst blur, and more noise no further."""
     protocol = kid.Kid(DistanceConfig())
     assert protocol.name == "kid@effnet-lite0" and protocol.tier == "lite"
+    own, others = protocol.stages
+    own.open(), others.open()
     fresh = pictures(tmp_path / "fresh", 24)
-    grey = pictures(tmp_path / "grey", 24, lambda p: p.mean(2, keepdims=True).repeat(3, 2).astype(np.uint8))
-    clean, damaged = (protocol.summarise(side, seen(protocol, side)) for side in (fresh, grey))
-    low, high = damaged.interval
-    assert abs(clean.value) < 40 and clean.interval[1] < 0 < low
-    assert low < damaged.value < high and "renders of the same prompts" in damaged.notes[1]
+    truth = np.stack([row["features"] for row in others.observe(fresh, {})])
+
+    def result(found: list[Picture]):
+        return protocol.compare(np.stack([row["features"] for row in own.observe(found, {})]), truth)
+
+    clean = result(fresh)
+    levels = {"blur": [blurred(s) for s in (0.5, 1, 2)], "grey": [greyed(s) for s in (0.5, 1)]}
+    for name, damages in levels.items():
+        found = [result(pictures(tmp_path / f"{name}{i}", 24, damage)) for i, damage in enumerate(damages)]
+        values = [clean.value, *(one.value for one in found)]
+        assert all(after > before + 5 for before, after in pairwise(values)), (name, values)
+        assert clean.interval[1] < found[-1].interval[0], "and the worst lies beyond chance"
+        assert found[-1].interval[0] < found[-1].value < found[-1].interval[1]
+    assert abs(clean.value) < 40 and "renders of the same prompts" in clean.notes[1]
 
 
 def test_the_lite_kernel_distance_needs_a_reference_for_other_prompts(tmp_path):
@@ -130,7 +153,8 @@ def effnet_stage() -> FeatureStage:
 
 
 def test_the_canary_of_the_shipped_weights_is_stored(effnet_stage):
-    assert canary.stored(effnet_stage.identity) is not None
+    asked = canary.stored(effnet_stage.identity, lambda: pytest.fail("they ship with the package"))
+    assert asked.shape == (4, canary.DIRECTIONS)
     effnet_stage.open()
 
 
@@ -147,9 +171,8 @@ def test_a_broken_extractor_is_told_by_the_canary(effnet_stage):
 
 def test_the_canary_keeps_the_answers_of_the_cpu_for_other_weights():
     identity = {"network": "toy"}
-    assert canary.stored(identity) is None
     canary.check(identity, effnet.prepare, lambda x: x.mean((2, 3)), torch.device("cpu"))
-    assert canary.stored(identity) is not None
+    canary.stored(identity, lambda: pytest.fail("they are kept"))
     with pytest.raises(SetupError, match="away from the stored ones"):
         canary.check(identity, effnet.prepare, lambda x: x.amax((2, 3)), torch.device("cpu"))
 

@@ -82,13 +82,17 @@ class Dpg:
                 f"'{self._folder}' has no prompts/*.txt.", "Take the folder dpg_bench of ELLA's repository."
             )
         items = tuple(Item(id=name, tag="dpg", prompt=text) for name, text in texts.items())
-        return PromptSet("dpg", items, 1 if self.config.grid else IMAGES)
+        return PromptSet("dpg", items, IMAGES // self.cells)
 
     @cached_property
     def stages(self) -> Sequence[Answers]:
         assert self.judge is not None, "needs come first"
         read = exact if self.by_mplug else yes_or_no
-        return (Answers(self.judge, self._texts, read, self._views, self.config.judge.record),)
+        return (Answers(self.judge, self._texts, read, self._views, self.cells, self.config.judge.record),)
+
+    @property
+    def cells(self) -> int:
+        return 1 if self.config.grid is None else IMAGES
 
     @property
     def _folder(self) -> Path:

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from apex_cli.bootstrap import SEED, bounds, rows
 from apex_cli.evaluation.dpg.propositions import CATEGORIES, Proposition
 from apex_cli.evaluation.records import Score
-from apex_cli.evaluation.statistics import LEVEL, RESAMPLES, SEED
 
 PERCENT = 100
 
@@ -61,11 +61,11 @@ def pooled_score(prompts: Mapping[str, Sequence[bool]], images: int) -> Score:
     """Share of yes among all questions, in percent; the interval is of a bootstrap over prompts."""
     right = np.array([sum(answers) for answers in prompts.values()], float)
     total = np.array([len(answers) for answers in prompts.values()], float)
-    draws = np.random.default_rng(SEED).integers(len(total), size=(RESAMPLES, len(total)))
-    low, high = np.quantile(right[draws].sum(1) / total[draws].sum(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    draws = rows(len(total), np.random.default_rng(SEED))
+    low, high = bounds(right[draws].sum(1) / total[draws].sum(1))
     return Score(
         score=float(PERCENT * right.sum() / total.sum()),
-        interval=(float(PERCENT * low), float(PERCENT * high)),
+        interval=(PERCENT * low, PERCENT * high),
         prompts=len(total),
         images=images,
     )

@@ -9,20 +9,18 @@ Two questions are asked.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from apex_cli.data.store import cache_folder
 from apex_cli.errors import SetupError
 from apex_cli.evaluation.geneval.colors import ColorNamer
 from apex_cli.evaluation.geneval.mask2former import Mask2Former
 from apex_cli.evaluation.geneval.seen import Seen
 from apex_cli.evaluation.geneval_prompts import COLORS
+from apex_cli.evaluation.keeper import kept
 from apex_cli.worlds.shapes.vocabulary import COLORS as PALETTE
 
 Strictness = Literal["known", "agreement", "off"]
@@ -73,7 +71,7 @@ def check_detector(detector: Mask2Former, folder: Path, weights: str, strictness
     if strictness == "off":
         return
     found = ask_detector(detector)
-    known = _remembered("detector", weights, lambda: ask_detector(_on_cpu(detector, folder)))
+    known = kept(f"detector-{weights[:24]}", lambda: ask_detector(_on_cpu(detector, folder)))
     for kind in sorted(found.keys() | known.keys()):
         here, there = found.get(kind, 0.0), known.get(kind, 0.0)
         if abs(here - there) > SCORE_TOLERANCE and max(here, there) > LEAST / 2:
@@ -87,7 +85,7 @@ def check_namer(namer: ColorNamer, folder: Path, weights: str, strictness: Stric
     if strictness == "off":
         return
     found = ask_namer(namer)
-    known = _remembered("colors", weights, lambda: ask_namer(_on_cpu(namer, folder)))
+    known = kept(f"colors-{weights[:24]}", lambda: ask_namer(_on_cpu(namer, folder)))
     for color, row in found.items():
         if max(abs(row[c] - known[color][c]) for c in row) > PROBABILITY_TOLERANCE:
             _broken("colour namer", f"a {color} disc looks otherwise to these weights than it did on a CPU")
@@ -98,17 +96,6 @@ def check_namer(namer: ColorNamer, folder: Path, weights: str, strictness: Stric
 
 def _on_cpu(judge: Any, folder: Path) -> Any:
     return judge if judge.device.type == "cpu" else type(judge)(folder, "cpu")
-
-
-def _remembered(kind: str, weights: str, ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The answers of these weights on a CPU: read where they are kept, else asked for and kept."""
-    path = cache_folder() / "canaries" / f"{kind}-{weights[:24]}.json"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".partial")
-        draft.write_text(json.dumps(ask(), indent=1))
-        draft.replace(path)
-    return json.loads(path.read_text())
 
 
 def _broken(what: str, told: str) -> None:

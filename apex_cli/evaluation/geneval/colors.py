@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from apex_cli.errors import SetupError
 from apex_cli.evaluation.geneval.seen import Seen, from_runs
 from apex_cli.evaluation.geneval_prompts import COLORS
 
@@ -38,22 +37,13 @@ class ColorNamer:
 
     def __init__(self, folder: Path, device: str | None = None):
         import torch
-        from safetensors import SafetensorError
-        from transformers import CLIPModel, CLIPTokenizer
+
+        from apex_cli.evaluation.clip import Clip, require_quick_gelu
 
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         self.device = torch.device(device) if device else accelerator or torch.device("cpu")
-        try:
-            model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True)
-            self.tokenizer = CLIPTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, SafetensorError) as error:
-            told = f"The CLIP model in '{folder}' could not be read: {str(error).splitlines()[0]}"
-            raise SetupError(told, "Get the weights again: apex eval prepare clip") from error
-        lost = [part.hidden_act for part in (model.config.text_config, model.config.vision_config)]
-        if lost != ["quick_gelu"] * 2:
-            told = f"The CLIP model in '{folder}' has the activation {' and '.join(sorted(set(lost)))}, not QuickGELU."
-            raise SetupError(told, "Take openai/clip-vit-large-patch14 as OpenAI published it.")
-        self.model = model.eval().to(self.device)
+        self.clip = Clip(folder).to(self.device)
+        require_quick_gelu(self.clip.model.config)
         self.classifiers: dict[str, Tensor] = {}
 
     def name(self, pixels: np.ndarray, things: Sequence[Seen]) -> list[dict[str, float]]:
@@ -73,7 +63,7 @@ class ColorNamer:
 
         pixels = torch.from_numpy(np.stack(self._processor(crops)["pixel_values"])).to(self.device)
         with torch.inference_mode(), self._autocast():
-            made = self.model.get_image_features(pixel_values=pixels).pooler_output
+            made = self.clip.model.get_image_features(pixel_values=pixels).pooler_output
         return normalize(made.float(), dim=-1)
 
     def _classifier(self, kind: str) -> Tensor:
@@ -87,10 +77,8 @@ class ColorNamer:
         from torch.nn.functional import normalize
 
         texts = [template.format(color=color, kind=kind) for color in COLORS for template in TEMPLATES]
-        length = self.model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
         with torch.inference_mode(), self._autocast():
-            made = self.model.get_text_features(**tokens.to(self.device)).pooler_output
+            made = self.clip.model.get_text_features(**self.clip.tokens(texts).to(self.device)).pooler_output
         each = normalize(made.float(), dim=-1).reshape(len(COLORS), len(TEMPLATES), -1)
         return normalize(each.mean(1), dim=-1)
 
@@ -99,7 +87,7 @@ class ColorNamer:
         """CLIP's own: the shorter side to its size (bicubic, in PIL), the centre, its mean and deviation."""
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-        side = self.model.config.vision_config.image_size
+        side = self.clip.side
         return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
     def _autocast(self) -> Any:

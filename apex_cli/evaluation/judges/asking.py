@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apex_cli.errors import UsageError
 from apex_cli.evaluation.base import Item, Observation, Picture
-from apex_cli.evaluation.judges.base import Answer, Judge, Query, append, record_row
+from apex_cli.evaluation.judges.base import Answer, Estimate, Judge, Query, append, record_row
+from apex_cli.evaluation.observations import Store
 
 READINGS = 3
 Read = Callable[[str], Any]
@@ -22,7 +24,8 @@ Read = Callable[[str], Any]
 
 class Answers:
     """`texts`: (system, question) pairs of a prompt; `views`: the pictures that one picture stands for, itself or the
-    cells of a grid. An observation is {"answers": [[value of each question] of each view], "raw": [...]}."""
+    cells of a grid, `cells` in number. An observation is {"answers": [[value of each question] of each view], "raw":
+    [...]}."""
 
     name, uses = "answers", ()
 
@@ -32,10 +35,11 @@ class Answers:
         texts: Callable[[Item], Sequence[tuple[str, str]]],
         read: Read,
         views: Callable[[Picture], Sequence[Picture]] = lambda picture: [picture],
+        cells: int = 1,
         record: Path | None = None,
         batch: int = 8,
     ):
-        self.judge, self.texts, self.read, self.views = judge, texts, read, views
+        self.judge, self.texts, self.read, self.views, self.cells = judge, texts, read, views, cells
         self.record, self.batch = record, batch
 
     @property
@@ -44,6 +48,11 @@ class Answers:
 
     def question(self, item: Item) -> str:
         return hashlib.sha256(json.dumps(list(self.texts(item))).encode()).hexdigest()
+
+    def estimate(self, pictures: Sequence[Picture], protocol: str) -> Estimate | None:
+        """What asking about them will cost; None where nobody is paid."""
+        asked = [Query(p, text, system) for p in pictures for system, text in self.texts(p.item)]
+        return self.judge.estimate(asked * self.cells, protocol)
 
     def open(self) -> None:
         self.judge.open()
@@ -88,6 +97,22 @@ class Answers:
         first = lacking[0]
         why = first.error or f"unreadable after {READINGS} answers: '{first.text[:60]}'"
         return why if len(lacking) == 1 else f"{len(lacking)} questions without an answer, the first: {why}"
+
+
+def estimates(protocol: str, stores: Mapping[str, Store], pictures: Sequence[Picture]) -> Iterator[Estimate]:
+    """What judges who are paid will cost for what they have not answered yet; raises `UsageError` after one that passes
+    its budget, before anything is asked."""
+    for store in stores.values():
+        missing = [picture for picture in pictures if store.lacks(picture)]
+        if not missing or not isinstance(store.stage, Answers):
+            continue
+        if estimate := store.stage.estimate(missing, protocol):
+            yield estimate
+            if estimate.passes_budget and not estimate.until_spent:
+                raise UsageError(
+                    f"Nothing was asked, because it may cost more than the budget. {estimate}.",
+                    "Raise judge.endpoint.budget, lower .max_tokens, or set .until_spent=true to begin all the same.",
+                )
 
 
 def tokens(observations: Sequence[Observation]) -> tuple[int, int]:

@@ -41,6 +41,37 @@ class Answer:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What questions will cost, told before the first is sent. `read`: tokens of texts and pictures, about; `written`:
+    tokens if every answer is as long as it may be; `dollars`: of both, 0 without prices. Questions that have to be
+    asked again come on top."""
+
+    protocol: str
+    judge: str
+    calls: int
+    read: int
+    written: int
+    dollars: float
+    budget: float | None = None
+    until_spent: bool = False
+    """Whether to begin although the budget will not do."""
+
+    @property
+    def passes_budget(self) -> bool:
+        return self.budget is not None and self.dollars > self.budget
+
+    def __str__(self) -> str:
+        asked = f"{self.calls:,} question{'s' * (self.calls != 1)} to {self.judge}"
+        limit = "no budget" if self.budget is None else f"budget ${self.budget:,.2f}"
+        told = f"${self.dollars:,.2f}, {limit}" if self.dollars else "no price is set"
+        tokens = f"about {self.read:,} tokens to read and at most {self.written:,} to write"
+        return f"{self.protocol}: {asked}, {tokens}: {told}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 class Judge(Protocol):
     @property
     def name(self) -> str:
@@ -54,6 +85,10 @@ class Judge(Protocol):
 
     def open(self) -> None:
         """Load what there is to load; raises `SetupError`."""
+        ...
+
+    def estimate(self, queries: Sequence[Query], protocol: str) -> Estimate | None:
+        """What they will cost; None for a judge that nobody is paid for."""
         ...
 
     def ask(self, queries: Sequence[Query]) -> list[Answer]:

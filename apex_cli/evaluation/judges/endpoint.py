@@ -2,7 +2,8 @@
 
 Every question is asked until an answer comes or `attempts` are spent; timeouts, cut connections, 429, 5xx and bodies
 that are no answer are tried again after 1, 2, 4... times `wait` seconds. A refusal that holds for all questions (401,
-403, 404, 400) stops the run. What has been paid is counted, and nothing is asked that would pass the budget.
+403, 404, 400) stops the run. The whole cost is estimated before the first question; what has been paid is counted, and
+nothing is asked that could pass the budget.
 """
 
 from __future__ import annotations
@@ -16,20 +17,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
 
 from apex_cli.config import Section
 from apex_cli.errors import SetupError
-from apex_cli.evaluation.judges.base import Answer, Query
+from apex_cli.evaluation.judges.base import Answer, Estimate, Query
 
 FATAL = (400, 401, 403, 404)
 CHARACTERS_PER_TOKEN = 4
 IMAGE_TOKENS = 1_000
 """Of a picture, for estimates: OpenAI counts 765 for 1024 x 1024, vision models of the Qwen family 1,000 to 1,300."""
-ANSWER_TOKENS = 40
 
 
 class EndpointConfig(Section):
@@ -47,6 +46,7 @@ class EndpointConfig(Section):
     workers: int = Field(default=8, ge=1)
     """Requests under way at a time."""
     max_tokens: int = Field(default=2_000, ge=1)
+    """Cap of an answer; estimates count it in full."""
     temperature: float = Field(default=0, ge=0)
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further keys of the request, e.g. {"chat_template_kwargs": {"enable_thinking": false}}."""
@@ -54,17 +54,9 @@ class EndpointConfig(Section):
     """US dollars for a million tokens that the judge reads; 0 where it costs nothing."""
     price_written: float = Field(default=0, ge=0)
     budget: float | None = Field(default=None, gt=0)
-    """US dollars; no question is sent that may pass it."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What questions will cost: tokens read and written, US dollars."""
-
-    questions: int
-    read: int
-    written: int
-    dollars: float
+    """US dollars for what one run asks. Nothing is asked if the estimate is higher."""
+    until_spent: bool = False
+    """Begin although the estimate is higher, and stop where the next answer could pass the budget."""
 
 
 class Endpoint:
@@ -88,11 +80,11 @@ class Endpoint:
         if not self.config.model:
             raise SetupError("No judge is named.", "Set judge.model, and judge.url unless it is OpenAI's.")
 
-    def estimate(self, queries: Sequence[Query]) -> Estimate:
+    def estimate(self, queries: Sequence[Query], protocol: str) -> Estimate:
         """Before anything is sent."""
-        read = sum((len(q.system) + len(q.text)) // CHARACTERS_PER_TOKEN + IMAGE_TOKENS for q in queries)
-        written = ANSWER_TOKENS * len(queries)
-        return Estimate(len(queries), read, written, self._price(read, written))
+        read, written = sum(map(_tokens, queries)), self.config.max_tokens * len(queries)
+        dollars, limits = self._price(read, written), (self.config.budget, self.config.until_spent)
+        return Estimate(protocol, self.name, len(queries), read, written, dollars, *limits)
 
     def ask(self, queries: Sequence[Query]) -> list[Answer]:
         """In parallel, in the order of the queries."""
@@ -102,7 +94,7 @@ class Endpoint:
     def _one(self, query: Query) -> Answer:
         told = ""
         for attempt in range(1, self.config.attempts + 1):
-            share = self.estimate([query]).dollars
+            share = self._price(_tokens(query), self.config.max_tokens)
             if not self._promise(share):
                 told = f"the budget of ${self.config.budget:g} is spent (${self.spent:.2f})"
                 return Answer(error=told, attempts=attempt - 1)
@@ -144,10 +136,9 @@ class Endpoint:
         try:
             body = json.loads(content)
             usage = body.get("usage") or {}
-            guess = self.estimate([query])
             tokens = (
-                int(usage.get("prompt_tokens", guess.read)),
-                int(usage.get("completion_tokens", guess.written)),
+                int(usage.get("prompt_tokens", _tokens(query))),
+                int(usage.get("completion_tokens", len(content) // CHARACTERS_PER_TOKEN)),
             )
             self._pay(tokens)
             text = body["choices"][0]["message"]["content"]
@@ -192,6 +183,11 @@ class Endpoint:
     def _pay(self, tokens: tuple[int, int]) -> None:
         with self._lock:
             self.spent += self._price(*tokens)
+
+
+def _tokens(query: Query) -> int:
+    """To read, about."""
+    return (len(query.system) + len(query.text)) // CHARACTERS_PER_TOKEN + IMAGE_TOKENS
 
 
 class _Failure(Exception):

@@ -57,6 +57,9 @@ class Local:
             raise SetupError(told, "Take a judge that generates, e.g. BLIP for VQA or a chat model.")
         self.model = model.eval().to(self.device)
 
+    def estimate(self, queries: Sequence[Query], protocol: str) -> None:
+        """Costs nothing but time."""
+
     def ask(self, queries: Sequence[Query]) -> list[Answer]:
         return [self._one(query) for query in queries]
 

@@ -71,7 +71,7 @@ def test_the_class_word_matters(namer):
 
 
 def test_a_model_without_quick_gelu_is_refused(tmp_path):
-    with pytest.raises(SetupError, match="activation gelu, not QuickGELU"):
+    with pytest.raises(SetupError, match="with gelu instead of quick_gelu"):
         ColorNamer(clip(tmp_path, "gelu"))
 
 

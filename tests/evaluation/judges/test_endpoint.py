@@ -80,9 +80,10 @@ def test_a_wrong_key_stops_the_run(serve, queries):
 
 def test_the_budget_is_kept_with_many_at_a_time(serve, queries):
     server = serve(lambda n, body: "fine")
-    judge = endpoint(server, price_read=1_000, price_written=1_000, budget=2.5, workers=5)
-    estimate = judge.estimate(queries)
-    assert estimate.dollars == pytest.approx((estimate.read + estimate.written) / 1_000) and estimate.dollars > 5
+    judge = endpoint(server, price_read=1_000, price_written=1_000, budget=2.5, workers=5, max_tokens=10)
+    estimate = judge.estimate(queries, "wise")
+    assert (estimate.calls, estimate.written) == (5, 50) and 5_000 < estimate.read < 5_100
+    assert estimate.dollars == pytest.approx((estimate.read + estimate.written) / 1_000) and estimate.passes_budget
     answers = judge.ask(queries)
     assert len(server.requests) == 2 and judge.spent == pytest.approx(2 * 1.01)
     assert sum("the budget of $2.5 is spent" in a.error for a in answers) == 3

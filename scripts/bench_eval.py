@@ -1,0 +1,272 @@
+"""Scoring as a ratio against the bare judge, in alternating passes of one process over the same pictures.
+
+Bare: the judge on what it takes, which lies in memory already, in the batches of its stage. Scoring: `observe` as
+`apex eval` does it, from the files to the observations on disk. "With inspection" adds the pass before it, which opens
+every picture once to name the broken ones. Judges: EfficientNet-Lite0 and rapidocr with their real weights; CLIP (sizes
+of ViT-B/32) and Inception with random weights, for the rate does not depend on them.
+
+Memory: resident bytes of a whole `evaluate` of a folder, with networks so small that only the pipeline is measured: in
+each phase after a tenth of its pictures and at most, and the most of the whole run, summary included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import string
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from apex_cli.evaluation import effnet, inception, resizing
+from apex_cli.evaluation.assets import Found
+from apex_cli.evaluation.base import Item, Picture, Stage
+from apex_cli.evaluation.catalog import EFFNET
+from apex_cli.evaluation.clip import Clip
+from apex_cli.evaluation.distances import DistanceConfig
+from apex_cli.evaluation.features import Extractor, FeatureStage
+from apex_cli.evaluation.jobs import Job
+from apex_cli.evaluation.kid import KidEffnetLite0
+from apex_cli.evaluation.observations import observe, open_stores
+from apex_cli.evaluation.ocr import Ocr, OcrConfig, written
+from apex_cli.evaluation.pairs import PairScorer, PairStage
+from apex_cli.evaluation.pictures import Inspector
+from apex_cli.evaluation.run import evaluate
+from apex_cli.evaluation.settings import EvalConfig
+from apex_cli.records import Progress
+from apex_cli.worlds.shapes.grammar import prompts
+
+EXPECTED = 0.9
+"""Of the bare rate."""
+FLAT = 1.1
+"""Memory is flat where it never grows beyond so much of what it was after a tenth of the pictures."""
+FORWARD = 32
+MEMORY_SIDE = 64
+
+
+@dataclass(frozen=True)
+class Judge:
+    """`bare`: a pass over the pictures, made of what the judge takes."""
+
+    stage: Stage
+    bare: Callable[[Sequence[Picture]], Callable[[], Any]]
+
+
+def features(extractor: Extractor) -> Judge:
+    stage = FeatureStage(extractor, FORWARD)
+
+    def bare(pictures: Sequence[Picture]) -> Callable[[], Any]:
+        batches = torch.stack([extractor.prepare(picture.pixels()) for picture in pictures]).split(FORWARD)
+        return torch.inference_mode()(lambda: [stage.network(batch) for batch in batches])
+
+    return Judge(stage, bare)
+
+
+def judge_effnet(folder: Path) -> Judge:
+    return features(effnet.extractor(EFFNET.require().verify()))
+
+
+def judge_inception(folder: Path) -> Judge:
+    return features(
+        Extractor({"network": "inception"}, lambda pixels: resizing.sana(pixels, 512), lambda: inception.inception())
+    )
+
+
+def judge_clip(folder: Path) -> Judge:
+    random_clip(folder)
+    scorer = PairScorer({"network": "clip"}, lambda pixels: resizing.clip(pixels, 224), lambda: Clip(folder))
+    stage = PairStage(scorer, FORWARD)
+
+    def bare(pictures: Sequence[Picture]) -> Callable[[], Any]:
+        batches = torch.stack([scorer.prepare(picture.pixels()) for picture in pictures]).split(FORWARD)
+        texts = [[p.item.prompt for p in pictures[i : i + FORWARD]] for i in range(0, len(pictures), FORWARD)]
+        pairs = [(batch, stage.model.tokens(own)) for batch, own in zip(batches, texts, strict=True)]
+        return torch.inference_mode()(
+            lambda: [stage.model.model(pixel_values=batch, **tokens) for batch, tokens in pairs]
+        )
+
+    return Judge(stage, bare)
+
+
+def judge_ocr(folder: Path) -> Judge:
+    (stage,) = Ocr(OcrConfig()).stages
+
+    def bare(pictures: Sequence[Picture]) -> Callable[[], Any]:
+        arrays = [picture.pixels()[:, :, ::-1] for picture in pictures]
+        return lambda: [stage.engine(pixels) for pixels in arrays]
+
+    return Judge(stage, bare)
+
+
+JUDGES = {"effnet": judge_effnet, "ocr": judge_ocr, "clip": judge_clip, "inception": judge_inception}
+
+
+def random_clip(folder: Path, **towers: Any) -> Path:
+    """A `CLIPModel` with random weights, and a tokenizer of letters."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    letters = string.ascii_lowercase + string.digits
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    text = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "vocab_size": len(words)}
+    CLIPModel(CLIPConfig(text_config=text | towers, vision_config=towers)).save_pretrained(folder)
+    CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[]).save_pretrained(folder)
+    return folder
+
+
+def draw(folder: Path, count: int, side: int) -> list[Picture]:
+    """Smooth pictures with a line of writing, as PNG, and prompts of the shapes world beside them."""
+    folder.mkdir(parents=True)
+    asked, pictures = prompts("iid"), []
+    with (folder / "metadata.jsonl").open("w") as rows:
+        for i in range(count):
+            cells = np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)
+            image = Image.fromarray(cells).resize((side, side), Image.Resampling.BICUBIC)
+            if side >= 256:
+                image.paste(
+                    Image.fromarray(written(f"Sale {i}")).resize((side // 2, side // 10)), (side // 4, side // 3)
+                )
+            path = folder / f"{i:06d}.png"
+            image.save(path)
+            prompt = asked[i % len(asked)].text
+            rows.write(json.dumps({"file_name": path.name, "prompt": prompt}) + "\n")
+            pictures.append(Picture(Item(path.stem, "all", prompt), 0, path, f"{i:064d}", (side, side)))
+    return pictures
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def rates(judge: Judge, pictures: Sequence[Picture], repeats: int, folder: Path) -> dict[str, float]:
+    """Pictures a second, medians of alternating passes after one that is not counted."""
+    judge.stage.open()
+    bare = judge.bare(pictures)
+    times: dict[str, list[float]] = {"bare": [], "scoring": [], "inspection": []}
+    for n in range(repeats + 1):
+        place = folder / f"{n}"
+        times["inspection"].append(seconds(lambda: list(Inspector(place).look_at([p.path for p in pictures]))))  # noqa: B023
+        times["bare"].append(seconds(bare))
+        times["scoring"].append(
+            seconds(lambda: list(observe(open_stores(place, [judge.stage]), pictures)))  # noqa: B023
+        )
+    pairs = list(zip(times["bare"], times["scoring"], times["inspection"], strict=True))[1:]
+    return {
+        "bare pictures/s": len(pictures) / statistics.median(times["bare"][1:]),
+        "pictures/s": len(pictures) / statistics.median(times["scoring"][1:]),
+        "ratio": statistics.median(bare / scoring for bare, scoring, _ in pairs),
+        "ratio with inspection": statistics.median(bare / (scoring + look) for bare, scoring, look in pairs),
+    }
+
+
+class Cells(KidEffnetLite0):
+    """The kernel distance with 1,200 means of cells in the place of the network."""
+
+    name = "cells"
+
+    def extractor(self, found: Found) -> Extractor:
+        return Extractor(
+            {"network": "cells"}, effnet.prepare, lambda: nn.Sequential(nn.AdaptiveAvgPool2d(20), nn.Flatten())
+        )
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory(count: int, folder: Path) -> dict[str, Any]:
+    """Of `evaluate` over so many pictures of `MEMORY_SIDE` px."""
+    draw(folder / "many", count, MEMORY_SIDE)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    clip = random_clip(folder / "small", **small)
+    scorer = PairScorer({"network": "small"}, lambda pixels: resizing.clip(pixels, 224), lambda: Clip(clip))
+    pairs = Cells(DistanceConfig())
+    pairs._stages = (*pairs.stages, PairStage(scorer, FORWARD))
+    job = Job(folder / "many", [pairs], None, EvalConfig(), folder / "evaluation")
+    most, stop = [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            most[0] = max(most[0], resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        phases = _phases(event for event in evaluate(job) if isinstance(event, Progress))
+    finally:
+        stop.set()
+        watcher.join()
+    return {"phases": phases, "most bytes": most[0]}
+
+
+def _phases(events: Iterator[Progress]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for event in events:
+        row = found.setdefault(event.phase, {"bytes after a tenth": resident(), "most bytes": 0})
+        if event.done <= event.total / 10:
+            row["bytes after a tenth"] = resident()
+        row["most bytes"] = max(row["most bytes"], resident())
+    for row in found.values():
+        row["growth"] = row["most bytes"] / row["bytes after a tenth"]
+        row["flat"] = row["growth"] <= FLAT
+    return found
+
+
+def show(found: dict[str, Any]) -> None:
+    for name, row in found["rates"].items():
+        told = "  ".join(f"{key} {value:.2f}" for key, value in row.items())
+        verdict = "as asked" if row["ratio"] >= EXPECTED else "LOW"
+        print(f"{name:10} {told}  (asked for: {EXPECTED}, {verdict})")
+    for name, row in found["memory"].get("phases", {}).items():
+        early, most = (row[key] / 2**20 for key in ("bytes after a tenth", "most bytes"))
+        print(f"{name:18} {early:.0f} MiB after a tenth, {most:.0f} MiB at most, {'flat' if row['flat'] else 'GROWS'}")
+    if found["memory"]:
+        print(f"most of the run    {found['memory']['most bytes'] / 2**20:.0f} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--judges", default=",".join(JUDGES), help="empty for none")
+    parser.add_argument("--memory-samples", type=int, default=10_000, help="0 for none")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-eval-") as place:
+        folder = Path(place)
+        os.environ["APEX_CACHE"] = str(folder / "cache")  # for the answers of the canaries
+        many = options.memory_samples
+        found: dict[str, Any] = {
+            "asked": {name: value for name, value in vars(options).items() if name != "json"},
+            "memory": memory(many, folder) if many else {},  # first, in a process that has held nothing large yet
+            "rates": {},
+        }
+        pictures = draw(folder / "pictures", options.samples, options.side)
+        for name in filter(None, options.judges.split(",")):
+            found["rates"][name] = rates(
+                JUDGES[name](folder / name), pictures, options.repeats, folder / f"{name}-passes"
+            )
+    show(found)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""`scripts/bench-eval` on a handful of pictures: it measures the real stages and the real run."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_eval.py"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench_eval", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("APEX_CACHE", str(tmp_path / "apex"))
+
+
+@pytest.mark.slow
+def test_rates_are_those_of_every_picture(bench, tmp_path):
+    pictures = bench.draw(tmp_path / "pictures", 6, 64)
+    judge = bench.judge_effnet(tmp_path)
+    found = bench.rates(judge, pictures, 1, tmp_path / "passes")
+    assert 0 < found["ratio with inspection"] < found["ratio"]
+    assert found["ratio"] == pytest.approx(found["pictures/s"] / found["bare pictures/s"])
+    assert len(list((tmp_path / "passes" / "1").glob("observations/features-*/part-*.safetensors"))) == 1
+
+
+def test_memory_is_taken_in_every_phase_of_a_whole_evaluation(bench, tmp_path):
+    found = bench.memory(70, tmp_path)
+    assert set(found["phases"]) == {"inspect", "cells: features", "cells: truth", "cells: scores", "summarise"}
+    assert all(row["most bytes"] <= found["most bytes"] for name, row in found["phases"].items() if name != "inspect")
+    assert (tmp_path / "evaluation" / "report.json").is_file()
