@@ -193,7 +193,7 @@ class Apex:
             noise=config.lambda_e > 0 and config.coupling == "data",
         )
 
-    def draw(self, shape: Sequence[int], gen: Generator) -> Draws:
+    def draw(self, shape: Sequence[int], gen: Generator, progress: float = 0.0) -> Draws:
         """All numbers of a step whatever the weights, so that runs with different weights see the same ones.
 
         For the real point `t`, `noise`; the generator `t_g`, `noise_g`; its re-noised sample `s`, `noise_s`; `drop`:
@@ -201,7 +201,7 @@ class Apex:
         """
         c, n = self.config, shape[0]
         times = {"t": c.times, "t_g": c.generator_times, "s": c.renoise_times}
-        draws = {name: sampler.sample(n, gen) for name, sampler in times.items()}
+        draws = {name: sampler.sample(n, gen, progress) for name, sampler in times.items()}
         for name in ("noise", "noise_g", "noise_s"):
             draws[name] = torch.randn(tuple(shape), generator=gen, device=gen.device)
         return draws | {"drop": torch.rand(n, generator=gen, device=gen.device) < c.caption_dropout}

@@ -85,6 +85,8 @@ class Objective(Protocol):
     needs: Needs
     modules: nn.Module | None
 
-    def draw(self, shape: Sequence[int], gen: Generator) -> Draws: ...
+    def draw(self, shape: Sequence[int], gen: Generator, progress: float = 0.0) -> Draws:
+        """Every random number of a step for a global batch of `shape`; `progress`: share of the run that is done."""
+        ...
 
     def loss(self, nets: Nets, batch: Batch, draws: Draws) -> Loss: ...

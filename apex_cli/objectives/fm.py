@@ -34,10 +34,10 @@ class FlowMatching:
         self.config = config
         self.needs = Needs(uncond=config.caption_dropout > 0)
 
-    def draw(self, shape: Sequence[int], gen: Generator) -> Draws:
+    def draw(self, shape: Sequence[int], gen: Generator, progress: float = 0.0) -> Draws:
         """`t` [B], `noise` of `shape`, `drop` [B]: rows that lose their caption."""
         return {
-            "t": self.config.times.sample(shape[0], gen),
+            "t": self.config.times.sample(shape[0], gen, progress),
             "noise": torch.randn(tuple(shape), generator=gen, device=gen.device),
             "drop": torch.rand(shape[0], generator=gen, device=gen.device) < self.config.caption_dropout,
         }

@@ -34,7 +34,7 @@ class Reading:
         for value in self.modules.parameters():
             nn.init.zeros_(value)
 
-    def draw(self, shape: Sequence[int], gen: Generator) -> Draws:
+    def draw(self, shape: Sequence[int], gen: Generator, progress: float = 0.0) -> Draws:
         """Nothing is random."""
         return {}
 

@@ -34,7 +34,7 @@ class Reconstruction:
     def __init__(self, config: ReconstructionConfig):
         self.config = config
 
-    def draw(self, shape: Sequence[int], gen: Generator) -> Draws:
+    def draw(self, shape: Sequence[int], gen: Generator, progress: float = 0.0) -> Draws:
         """`seed` [B]: one integer an image; the latent noise follows from it once the latent's shape is known."""
         return {"seed": torch.randint(2**31, (shape[0],), generator=gen)}
 

@@ -152,7 +152,7 @@ class Trainer:
         config, accelerator = self.config, self.accelerator
         rows = self.inputs.order.rows(self.step)
         shape = (config.batch, *self.inputs.latent_shape(rows))
-        draws = self.objective.draw(shape, generator(config.seed, self.step, 1))
+        draws = self.objective.draw(shape, generator(config.seed, self.step, 1), self.step / config.steps)
         measure = self.step % config.telemetry_every == 0
         sums: dict[str, Tensor] = {}
         for micro in micro_slices(

@@ -11,8 +11,8 @@ from apex_cli.flow.times import TimesConfig, time_shift
 N = 200_000
 
 
-def times(config: dict, n: int = N, seed: int = 0) -> torch.Tensor:
-    return TypeAdapter(TimesConfig).validate_python(config).sample(n, torch.Generator().manual_seed(seed))
+def times(config: dict, n: int = N, seed: int = 0, progress: float = 0.0) -> torch.Tensor:
+    return TypeAdapter(TimesConfig).validate_python(config).sample(n, torch.Generator().manual_seed(seed), progress)
 
 
 ALL = [
@@ -55,6 +55,22 @@ def test_mixture_decides_for_each_sample():
     t = times(ALL[-1])
     assert (t == 0.25).float().mean().item() == pytest.approx(0.25, abs=5e-3)
     assert t[t != 0.25].mean().item() == pytest.approx(0.5, abs=5e-3)
+
+
+@pytest.mark.parametrize("progress, late", [(0.0, 0.0), (0.5, 0.5), (1.0, 0.75)])
+def test_mixture_shifts_its_weights_in_the_course_of_a_run(progress, late):
+    parts = [{"kind": "point", "at": 0.5}, {"kind": "point", "at": 0.1}]
+    config = {"kind": "mixture", "parts": parts, "weights": [1, 0], "weights_at_end": [0.5, 1.5]}
+    share = (times(config, progress=progress) == 0.1).float().mean().item()
+    assert share == pytest.approx(late, abs=5e-3)
+
+
+@pytest.mark.parametrize("weights", [[0, 0], [1], [1, -1]])
+def test_mixture_refuses_weights_that_choose_nothing(weights):
+    parts = [{"kind": "uniform"}, {"kind": "point"}]
+    for named in ({"weights": weights}, {"weights": [1, 1], "weights_at_end": weights}):
+        with pytest.raises(ValidationError):
+            times({"kind": "mixture", "parts": parts, **named})
 
 
 def test_mixture_wants_a_weight_for_each_part():
