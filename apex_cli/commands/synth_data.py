@@ -106,7 +106,7 @@ def synth_data(
     model = build.painter(read)
     cleaned = [build.read_prompt(model, text) for text in found.texts]
     if strange := sum(bool(unknown) for _, unknown in cleaned):
-        say(f"Warning: {strange} prompts have words that this model does not know; they are left out.")
+        say(f"Warning: {strange} prompts have words that this model does not know; those words are left out.")
     settings = sampling(read.sample or model.sample, nfe, sampler, guidance)
     order = build.order(read, model, settings, [text for text, _ in cleaned])
     left_out = f" ({found.repeated} empty or repeated lines left out)" if found.repeated else ""
@@ -143,7 +143,7 @@ def _follow(events: Iterator[Progress], out: Path) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    live, began, since = stderr().is_terminal, time.perf_counter(), None
+    live, began, since, tenths = stderr().is_terminal, time.perf_counter(), None, 0
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Bar(*columns, console=stderr(), transient=True, disable=not live) as bar:
         task = bar.add_task("", total=None)
@@ -153,7 +153,8 @@ def _follow(events: Iterator[Progress], out: Path) -> None:
             free = shutil.disk_usage(out).free / 2**30
             told = f"{rate:.1f} images/s, {free:.0f} GiB free"
             bar.update(task, completed=event.done, total=event.total, description=told)
-            if not live and event.done * 10 // event.total > (event.done - 1) * 10 // event.total:
+            if not live and event.done * 10 // event.total > tenths:
+                tenths = event.done * 10 // event.total
                 left = f", {(event.total - event.done) / rate:.0f} s left" if rate else ""
                 say(f"{event.done}/{event.total} images, {told}{left}")
 

@@ -21,7 +21,7 @@ def lines(source: str, column: str | None = None) -> Iterable[str]:
     """
     path = Path(source)
     if path.suffix not in READERS:
-        known = f"Known: {', '.join(READERS)}, shapes:SPLIT, posters:SEED, hub:OWNER/NAME."
+        known = f"Known: {', '.join(READERS)}, shapes:SPLIT, captions:SPLIT, posters:SEED, hub:OWNER/NAME."
         raise UsageError(f"'{path}' is no file of prompts.", known)
     if not path.is_file():
         raise DataError(f"There is no file '{path}'.", "Give a file of prompts, or shapes:train.")
@@ -32,16 +32,18 @@ def lines(source: str, column: str | None = None) -> Iterable[str]:
 
 
 def _text(path: Path, _: str | None) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
+    return path.read_text(encoding="utf-8-sig").splitlines()
 
 
 def _jsonl(path: Path, column: str | None) -> list[str]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    if strange := next((row for row in rows if not isinstance(row, dict)), None):
+        raise ValueError(f"{json.dumps(strange)[:40]} is no JSON object")
     return _pick(rows, column, path)
 
 
 def _csv(path: Path, column: str | None) -> list[str]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         return _pick(list(csv.DictReader(file)), column, path)
 
 
@@ -49,7 +51,8 @@ def _parquet(path: Path, column: str | None) -> list[str]:
     from pyarrow import parquet
 
     names = parquet.read_schema(path).names
-    return parquet.read_table(path, columns=[column_of(names, column, path)])[0].to_pylist()
+    values = parquet.read_table(path, columns=[column_of(names, column, path)])[0].to_pylist()
+    return [str(value or "") for value in values]
 
 
 def _pick(rows: list[dict[str, Any]], column: str | None, path: Path) -> list[str]:

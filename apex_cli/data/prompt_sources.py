@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from typing import Any
 
 from pydantic import Field, PositiveInt
@@ -164,11 +164,11 @@ def _hub(name: str, column: str | None) -> Iterator[str]:
     try:
         import datasets
     except ImportError as error:
-        raise SetupError("Data sets of the hub need the library datasets.", "pip install datasets") from error
+        raise SetupError("Data sets of the hub need the library datasets.", "pip install 'apex_cli[data]'") from error
     try:
         rows: Any = datasets.load_dataset(name, split=split or "train", streaming=True)
-        first = list(islice(rows, 1))
-        picked = prompt_files.column_of(list(first[0]) if first else [], column, name)
+        head = next(iter(rows), {})
+        picked = prompt_files.column_of(list(head), column, name)
         yield from (str(row[picked] or "") for row in rows.select_columns([picked]))
     except ApexError:
         raise

@@ -52,6 +52,21 @@ def test_the_shapes_world_is_a_source():
     assert (len(prompts), dropped) == (260, 0)
 
 
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "csv"])
+def test_a_byte_order_mark_is_none_of_the_prompt(tmp_path, suffix):
+    path = tmp_path / f"prompts.{suffix}"
+    write(path, column="prompt")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read(str(path), None if suffix == "txt" else "prompt") == (DISTINCT, 2)
+
+
+def test_what_a_table_leaves_empty_is_no_prompt(tmp_path):
+    parquet.write_table(pa.table({"prompt": ["a ring", None, "a star"]}), tmp_path / "prompts.parquet")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a ring"}\n{"prompt": null}\n{"prompt": "a star"}')
+    for suffix in ("parquet", "jsonl"):
+        assert read(str(tmp_path / f"prompts.{suffix}")) == (["a ring", "a star"], 1)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error", "told"),
     [
@@ -59,6 +74,7 @@ def test_the_shapes_world_is_a_source():
         ("a.png", b"", UsageError, "no file of prompts"),
         ("a.txt", b"\xff\xfe\x00", DataError, "could not be read"),
         ("a.jsonl", b'{"prompt": "a"}\n{"pro', DataError, "could not be read"),
+        ("b.jsonl", b'{"prompt": "a"}\n"a red cube"', DataError, '"a red cube" is no JSON object'),
         ("a.parquet", b"PAR1", DataError, "could not be read"),
     ],
 )

@@ -7,8 +7,11 @@ import io
 import itertools
 import json
 import os
+import runpy
 import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -30,6 +33,9 @@ from apex_cli.evaluation.scorers import ShapesScorer
 from apex_cli.generation import CountedVelocity, Request, generate, to_pixels
 from apex_cli.samplers import euler
 
+ROOT = Path(__file__).resolve().parents[2]
+TEXT: dict[str, bool] = {"capture_output": True, "text": True, "check": False}
+
 
 @pytest.fixture
 def made(order, tmp_path):
@@ -50,6 +56,26 @@ def test_workers_and_interruptions_leave_the_same_bytes(order, made, tmp_path):
     run(order(), cut)
     assert hashes(made) == hashes(shared) == hashes(cut)
     assert not list(cut.glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_sigkill_and_three_workers_at_once(tmp_path):
+    asked = ["--kills", "1", "--prompts", "24", "--out", tmp_path]
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "reproduce-synth-kill", *asked], **TEXT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 kills, and 3 workers against one: 9 files are the same to the byte" in done.stdout
+    assert hashes(tmp_path / "one") == hashes(tmp_path / "killed") == hashes(tmp_path / "shared")
+
+
+def test_a_kill_script_tells_what_differs(order, made, tmp_path):
+    script = runpy.run_path(str(ROOT / "scripts" / "reproduce-synth-kill"))
+    run(order(seed=1), tmp_path / "other")
+    with pytest.raises(SystemExit, match="not the same"):
+        script["compare"](made, tmp_path / "other", script["hashes"](script["PACKAGE"]))
+    with pytest.raises(SystemExit, match="edited meanwhile"):
+        script["compare"](made, tmp_path / "other", {})
+    script["compare"](made, made, {})
 
 
 def leave_as_a_kill_does(folder):
