@@ -57,7 +57,7 @@ def test_mixture_decides_for_each_sample():
     assert t[t != 0.25].mean().item() == pytest.approx(0.5, abs=5e-3)
 
 
-@pytest.mark.parametrize("progress, late", [(0.0, 0.0), (0.5, 0.5), (1.0, 0.75)])
+@pytest.mark.parametrize(("progress", "late"), [(0.0, 0.0), (0.5, 0.5), (1.0, 0.75)])
 def test_mixture_shifts_its_weights_in_the_course_of_a_run(progress, late):
     parts = [{"kind": "point", "at": 0.5}, {"kind": "point", "at": 0.1}]
     config = {"kind": "mixture", "parts": parts, "weights": [1, 0], "weights_at_end": [0.5, 1.5]}
