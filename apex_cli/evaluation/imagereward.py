@@ -61,7 +61,7 @@ class Reward(nn.Module):
         super().__init__()
         from transformers import BertTokenizer, BlipConfig, BlipTextModel, BlipVisionModel
 
-        config = BlipConfig(**sizes)
+        config: Any = BlipConfig(**sizes)
         self.vision: Any = BlipVisionModel(config.vision_config)
         self.text: Any = BlipTextModel(config.text_config, add_pooling_layer=False)
         widths = [config.text_config.hidden_size, *HEAD.values()]
