@@ -43,7 +43,7 @@ DAMAGES = {
 
 def test_fresh_truth_is_at_zero_or_below(truth, fresh):
     # Both sets share their prompts and the lattice repeats whole scenes, so the unbiased estimate tends below 0.
-    assert -20 < kernel_distance(fresh, truth) < 10
+    assert -30 < kernel_distance(fresh, truth) < 10
 
 
 @pytest.mark.parametrize("name", DAMAGES)
