@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import shutil
 import sys
 import tarfile
@@ -35,6 +34,7 @@ from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from apex_cli.benching.long import resident
 from apex_cli.benching.statistics import Interval, paired_ratio
 from apex_cli.commands._ui import say, stderr
 from apex_cli.data import shards
@@ -204,11 +204,6 @@ def _row(samples: int, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
         "bare images/s": samples / float(np.median(bare)),
         "ratio": asdict(paired_ratio(bare, ours)),
     }
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def memory(samples: int, folder: Path) -> dict[str, dict[str, Any]]:

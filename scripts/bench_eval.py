@@ -32,6 +32,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from apex_cli.benching.long import resident
 from apex_cli.evaluation import effnet, inception, resizing
 from apex_cli.evaluation.assets import Found
 from apex_cli.evaluation.base import Item, Picture, Stage
@@ -183,11 +184,6 @@ class Cells(KidEffnetLite0):
         return Extractor(
             {"network": "cells"}, effnet.prepare, lambda: nn.Sequential(nn.AdaptiveAvgPool2d(20), nn.Flatten())
         )
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def memory(count: int, folder: Path) -> dict[str, Any]:

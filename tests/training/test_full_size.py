@@ -6,17 +6,14 @@ blocks, rank 64): flow matching 2.12, the paper's Eq 25 5.28, with gradient chec
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from scripts_as_modules import load_script
 
 from apex_cli.backbones.published import MODELS, SANA_600M
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "reproduce_train_step.py"
 STEPS = {
     ("fm", False): 2.12,  # counted here 2.09: the first block needs no gradient of its input, one block in four
     ("fm", True): 3.15,  # 3.12
@@ -30,12 +27,7 @@ STEPS = {
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("reproduce_train_step", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("reproduce_train_step")
 
 
 @pytest.mark.parametrize(
