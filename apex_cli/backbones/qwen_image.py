@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor, nn
 
+from apex_cli.backbones import one_frame
 from apex_cli.backbones.pipelines import PipelineBackbone, PipelineConfig, exact_time
 from apex_cli.flow.condition import Cond
 from apex_cli.worlds.shapes.qwen_pipeline import TinyQwenConfig, build_qwen_pipeline
@@ -39,6 +40,7 @@ class QwenImage(PipelineBackbone):
 
     def __init__(self, config: QwenImageConfig, transformer: nn.Module | None = None):
         super().__init__(config, transformer)
+        one_frame.narrow(self.autoencoder)
         last = f"transformer.transformer_blocks.{len(self.network.transformer_blocks) - 1}"
         # The text stream ends in the last block; of Qwen2.5-VL only the text model is asked, and no word is predicted.
         self.unused = (

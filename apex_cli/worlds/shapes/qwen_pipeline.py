@@ -24,8 +24,8 @@ class TinyQwenConfig(Section):
     layers: int = 4
     heads: int = 4
     latent_channels: int = 8
-    vae_width: int = 12
-    vae_multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    vae_width: int = 8
+    vae_multipliers: tuple[int, ...] = (1, 2, 4, 8)
     text_width: int = 128
     text_layers: int = 2
     seed: int = 0
