@@ -1,8 +1,9 @@
-"""Trains the autoencoder: || D(E(x) + noise) - x || in L1 and L2, with latents that differ by one from image to image.
+"""Trains the autoencoder: || D(E(x) + noise) - x || in L1 and L2, with latents that differ from image to image.
 
-The noise on the latent makes the decoder tolerate the small errors of a generator. The variance is counted over images,
-place by place: a mean square of one is also that of a constant, and an encoder without shortcuts (Qwen-Image's) stops
-there, at the mean picture (ours; the paper starts from a finished autoencoder).
+The noise on the latent makes the decoder tolerate the small errors of a generator. The latents' covariance over channels,
+counted over images at each place, is held at the identity: a mean square of one is also that of a constant, and a
+variance of one that of "something dark is here" in every channel; an encoder without shortcuts (Qwen-Image's) stops at
+either (ours; the paper starts from a finished autoencoder).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class ReconstructionConfig(Section):
     latent_noise: float = Field(default=0.1, ge=0)
     """Standard deviation of the noise added to the latent before decoding."""
     latent_weight: float = Field(default=0.1, ge=0)
-    """Weight of the mean over channels of mean^2 + (variance - 1)^2."""
+    """Weight of (|| mean ||^2 + || covariance - 1 ||^2) / channels."""
 
 
 class Reconstruction:
@@ -45,12 +46,18 @@ class Reconstruction:
         gens = [Generator().manual_seed(int(seed)) for seed in draws["seed"]]
         noise = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in gens]).to(latents)
         error = decode(latents + self.config.latent_noise * noise) - batch.x
-        variance = latents.var(0, unbiased=False).mean((1, 2))
         return Loss(
             parts={
                 "l1": error.abs().mean(),
                 "l2": error.square().mean(),
-                "latent": (latents.mean((0, 2, 3)).square() + (variance - 1).square()).mean(),
+                "latent": latents.mean((0, 2, 3)).square().mean() + _uncorrelated(latents),
             },
             weights={"l1": 1.0, "l2": 1.0, "latent": self.config.latent_weight},
         )
+
+
+def _uncorrelated(latents: Tensor) -> Tensor:
+    """|| C - 1 ||^2 / channels of `latents` [B, C, h, w]; C is the covariance of the channels over images."""
+    values = (latents - latents.mean(0)).transpose(0, 1).flatten(1)
+    excess = values @ values.T / values.shape[1] - torch.eye(len(values), device=values.device)
+    return excess.square().sum() / len(values)

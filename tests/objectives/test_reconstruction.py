@@ -45,3 +45,9 @@ def test_one_image_alone_pulls_nowhere():
     loss = Reconstruction(ReconstructionConfig()).loss(nets, batch, {"seed": torch.arange(1)})
     loss.total.backward()
     assert bool(latents.grad.isfinite().all())
+
+
+def test_channels_that_say_the_same_are_not_let_off():
+    """Each has variance one; three of four are copies."""
+    copies = normal(64)[:, :1].expand(-1, 4, -1, -1)
+    assert latent_penalty(copies) == pytest.approx(3.0, rel=0.05)
