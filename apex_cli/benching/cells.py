@@ -38,21 +38,26 @@ class Case:
 @dataclass(frozen=True)
 class Overhead:
     """What the harness adds to a request, in seconds: its marks, which are in the request's time, and what it does
-    around it, which is not; both as a `share` of the request without them."""
+    around it, which is not; both as a `share` of the request without them, `low` to `high` its 95 % interval.
+    Medians of the rounds, like the time they are set beside."""
 
     marks: float
     around: float
     share: float
+    low: float
+    high: float
 
 
 @dataclass
 class Cell:
-    """`timings` of the counted runs in the order of the rounds, which the cells of a case share."""
+    """`timings` of the counted runs in the order of the rounds, which the cells of a case share; `around`: of each, the
+    seconds that the harness took beside them for prompts, hooks and bookkeeping, and its share of the round's."""
 
     case: Case
     mode: str
     warmup: Warmup[Timing]
     timings: list[Timing] = field(default_factory=list)
+    around: list[float] = field(default_factory=list)
     tokens: int = 0
     """Tokens that the transformer saw of a prompt, padding included."""
     memory: dict[str, int] = field(default_factory=dict)
@@ -61,8 +66,6 @@ class Cell:
     psnr: float | None = None
     """Of a lossy mode: its pictures against the exact ones, in dB."""
     mark_cost: float = 0.0
-    around: float = 0.0
-    """Seconds that the harness took between two requests of the case: prompts, hooks, bookkeeping, progress."""
 
     @property
     def key(self) -> str:
@@ -95,8 +98,10 @@ class Cell:
 
     @property
     def overhead(self) -> Overhead:
-        marks = self.mark_cost * median(timing.marks for timing in self.timings)
-        return Overhead(marks, self.around, (marks + self.around) / (self.spread.median.value - marks))
+        marks = [self.mark_cost * timing.marks for timing in self.timings]
+        each = zip(marks, self.around, self.times, strict=True)
+        share = spread([(mark + around) / (total - mark) for mark, around, total in each]).median
+        return Overhead(median(marks), median(self.around), share.value, share.low, share.high)
 
     def over(self, other: Cell) -> Interval:
         """How many times as long as `other`, round by round."""

@@ -61,19 +61,18 @@ def timed(
     start = clock.wall()
     prepare()
     clock.sync()
-    prepared = clock.wall() - start
-    start = clock.wall()
+    begin = clock.wall()
     laps.to(STAGES[0])
     made = request()
     laps.to("end")
     clock.sync()
-    total = clock.wall() - start
+    end = clock.wall()
     marks = len(laps.marks)
     stages = laps.stages()
-    start = clock.wall()
+    encoding = clock.wall()
     for image in made:
         encode(image)
-    return Timing(total, stages, clock.wall() - start, marks, prepared)
+    return Timing(end - begin, stages, clock.wall() - encoding, marks, begin - start)
 
 
 def mark_cost(clock: Clock) -> float:

@@ -57,6 +57,15 @@ class Subject:
     """(mode, NFE, batch, indices): pictures by index, a batch at a time."""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What one request took: its timing, peak memory in bytes by kind, and `seconds` with all that the harness did."""
+
+    timing: Timing
+    memory: dict[str, int]
+    seconds: float
+
+
 @dataclass
 class Bench:
     """Measures `subject` on `device`; `cells` fill as it runs."""
@@ -99,34 +108,38 @@ class Bench:
             yield done, len(asks) + least
             # Numbers far from those of the rounds, so that no prompt of the warm-up comes again.
             numbers = iter(range(10**6, 10**6 + self.patience.warmup))
-            warmup: Warmup[Timing] = warm_up(lambda ask=ask, n=numbers: ask(next(n))[0], _total, self.patience)
+            warmup: Warmup[Timing] = warm_up(lambda ask=ask, n=numbers: ask(next(n)).timing, _total, self.patience)
             cells[mode] = Cell(case, mode, warmup, mark_cost=self.cost)
-        start, work, number = self.clock.wall(), 0.0, 0
+        start = before = self.clock.wall()
         for number, made in enumerate(rounds(asks, self.clock.wall, least, self.patience.seconds), 1):
-            for mode, (timing, memory) in made.items():
-                cells[mode].timings.append(timing)
-                work += timing.work
-                cells[mode].memory = {k: max(v, cells[mode].memory.get(k, 0)) for k, v in memory.items()}
+            for mode, answer in made.items():
+                cells[mode].timings.append(answer.timing)
+                cells[mode].memory = {k: max(v, cells[mode].memory.get(k, 0)) for k, v in answer.memory.items()}
             expected = self.patience.expected(case.batch, number, self.clock.wall() - start)
             yield len(asks) + number, len(asks) + expected
-        around = (self.clock.wall() - start - work) / (number * len(asks))
+            after = self.clock.wall()
+            shared = (after - before - sum(answer.seconds for answer in made.values())) / len(made)
+            for mode, answer in made.items():
+                cells[mode].around.append(answer.seconds - answer.timing.work + shared)
+            before = after
         for mode, cell in cells.items():
-            cell.around = around
             cell.psnr = self._psnr(engines, mode, case)
             cell.joules = self._energy(asks[mode], case)
             cell.tokens = self.subject.tokens(prompts(1, self.subject.words))
             _check(cell)
         self.cells += cells.values()
 
-    def _asker(self, engine: Engine, case: Case, laps: Laps) -> Callable[[int], tuple[Timing, dict[str, int]]]:
+    def _asker(self, engine: Engine, case: Case, laps: Laps) -> Callable[[int], Answer]:
         """A function that answers request number so-and-so and says what it took."""
 
-        def ask(number: int) -> tuple[Timing, dict[str, int]]:
+        def ask(number: int) -> Answer:
+            start = self.clock.wall()
             texts = prompts(case.batch, self.subject.words, number * case.batch)
             with engine.watched():
                 self.memory.reset()
                 timing = timed(self.clock, laps, lambda: engine.prepare(texts), lambda: engine(texts, number), png)
-            return timing, self.memory.peak()
+            memory = self.memory.peak()
+            return Answer(timing, memory, self.clock.wall() - start)
 
         return ask
 

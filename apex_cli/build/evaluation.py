@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from apex_cli.build import SHIPPED_STUDENT, ready
+from apex_cli.build.models import SHIPPED_STUDENT, ready
 from apex_cli.errors import UsageError
 from apex_cli.registry import resolve
 

@@ -218,14 +218,15 @@ def _references(cells: Sequence[Mapping[str, Any]]) -> None:
 def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
     from apex_cli.benching.cells import BEARABLE, LOSSY
 
-    worst = max(cell["overhead"]["share"] for cell in document["cells"])
+    worst = max((cell["overhead"] for cell in document["cells"]), key=lambda overhead: overhead["share"])
     yield "total: from prompts to pictures in memory; the encoding to PNG comes after it"
     if lossy := {cell["mode"] for cell in document["cells"]} & LOSSY.keys():
         yield f"{', '.join(lossy)} is LOSSY: dB are the PSNR of a request's pictures against those of the exact way"
     if document["clock"] == "cpu":
         yield "seconds are those that the process computed, not those of the wall"
-    much = f", more than {BEARABLE:.0%}: do not trust the shortest times" if worst > BEARABLE else ""
-    yield f"overhead: the harness adds {worst:.2%} at most to a loop that only asks{much}"
+    much = f", more than {BEARABLE:.0%}: do not trust the shortest times" if worst["share"] > BEARABLE else ""
+    told = "{share:.2%} [{low:.2%}, {high:.2%}]".format(**worst)
+    yield f"overhead: the harness adds {told} at most to a loop that only asks{much}"
     yield f"loading took {document['load_seconds']:.1f} s, libraries included"
     throttled = sorted({reason for state in document["states"] for reason in state["throttled"]})
     if document["states"]:

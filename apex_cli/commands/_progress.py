@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 TENTHS = ("check", "encode", "measure", "draw")
 """How the phases begin that have no records to tell of."""
 
-REFRESH = 0.1
-"""Seconds between two drawings of the bar, which only happen between two events: no thread computes beside what is
-measured."""
+REFRESH = 0.5
+"""Seconds between two drawings of the bar, which take some milliseconds and only happen between two events: no thread
+computes beside what is measured."""
+PACE = 1.0
+"""Seconds between two tenths that are told within a phase: what is done sooner needs no line, and a line takes as long
+as a stage of a small request."""
 
 
 def terms(record: StepRecord) -> str:
@@ -31,7 +34,8 @@ def terms(record: StepRecord) -> str:
 def show(events: Iterator[Progress]) -> StepRecord | None:
     """Drive work that yields its progress and draw it; returns the last record of a training run.
 
-    Without a terminal: one line a record, and one for every tenth of a phase that has none.
+    Without a terminal: one line a record, and of a phase that has none its begin, its end, and its tenths where they
+    take longer than `PACE`.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -45,18 +49,23 @@ def show(events: Iterator[Progress]) -> StepRecord | None:
     with bar:
         task = bar.add_task("start", total=None, terms="")
         for event in events:
-            bar.update(task, description=event.phase, completed=event.done, total=event.total)
-            if live and monotonic() - drawn > REFRESH:
-                bar.refresh()
-                drawn = monotonic()
-            tenth = (event.phase, event.done * 10 // event.total)
-            if not live and event.phase.startswith(TENTHS) and tenth != told:
-                say(f"{event.phase} {event.done}/{event.total}")
-                told = tenth
+            waited = monotonic() - drawn
+            if live:
+                bar.update(task, description=event.phase, completed=event.done, total=event.total)
+                if waited > REFRESH:
+                    bar.refresh()
+                    drawn = monotonic()
+            elif event.phase.startswith(TENTHS):
+                tenth = (event.phase, event.done * 10 // event.total)
+                edge = told is None or told[0] != event.phase or event.done == event.total
+                if tenth != told and (edge or waited > PACE):
+                    say(f"{event.phase} {event.done}/{event.total}")
+                    told, drawn = tenth, monotonic()
             if event.record is None:
                 continue
             last = event.record
-            bar.update(task, terms=terms(last))
+            if live:
+                bar.update(task, terms=terms(last))
             for warning in last.warnings:
                 say(f"Warning: {warning}")
             if not live:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from apex_cli import subjects
@@ -16,10 +20,14 @@ from apex_cli.benching.devices import found
 from apex_cli.benching.engines import Staged, Stock
 from apex_cli.benching.judgement import Yardsticks, judged
 from apex_cli.benching.laps import STAGES, Laps
+from apex_cli.benching.long import LongRun, produce, writer
 from apex_cli.benching.measure import Patience
 from apex_cli.benching.prompts import prompts
 from apex_cli.benching.run import MODES, Bench, Grid, png, psnr
 from apex_cli.errors import UsageError
+from apex_cli.flow.condition import Cond
+from apex_cli.generation import Batch, Request, Sample
+from apex_cli.streaming import Keeper
 
 QUICK = Patience(runs=2, seconds=0, warmup=2)
 
@@ -152,6 +160,32 @@ def test_pictures_of_a_long_run_have_their_indices(subject):
     assert [[index for index, _ in some] for some in got] == [[3, 4], [9]]
     (again,) = subject.draw("plain", 1, 1, [9])
     assert np.abs(np.asarray(again[0][1], float) - np.asarray(got[1][0][1], float)).max() <= 1
+
+
+def alive() -> Counter:
+    """How many there are of what a picture is made of."""
+    gc.collect()
+    kinds = (torch.Tensor, Cond, Request, Sample, Batch, Image.Image)
+    return Counter(kind for kind in map(type, gc.get_objects()) if kind in kinds)
+
+
+def test_a_long_run_keeps_nothing_but_the_prompts_it_remembers(subject, tmp_path, monkeypatch):
+    """Three runs of new prompts, each many times what is remembered: after the first no kind of object gets more."""
+    memory = subject.draw.__self__.twins["fast"].memory
+    monkeypatch.setattr(memory, "limit", 4)
+    after = []
+    for first in (100, 200, 300):
+        run, keeper = LongRun(str(tmp_path), 24, 0), Keeper(tmp_path, writer(png))
+        draw = partial(subject.draw, "fast", 1, 8)
+        assert [event.done for event in produce(draw, range(first, first + 24), keeper, run, HostClock())] == [
+            8,
+            16,
+            24,
+        ]
+        assert len(memory.rows) == 4
+        after.append(alive())
+    assert len(list(tmp_path.iterdir())) == 72
+    assert after[0][Cond] >= 4 and after[2] == after[1]
 
 
 @pytest.mark.parametrize(

@@ -63,20 +63,23 @@ def test_a_mark_costs_what_the_clock_says():
 
 
 def test_overhead_is_marks_and_what_is_done_around_a_request_over_the_request_without_them():
-    cell = Cell(Case("m", 64, 1, 1), "fast", Warmup(), [Timing(1.25, marks=5)] * 3, mark_cost=0.05, around=0.02)
-    assert cell.overhead == Overhead(marks=0.25, around=0.02, share=0.27)
+    """The round of a hiccup is one round, not a tenth of all overhead."""
+    timings = [Timing(1.25, marks=5)] * 9 + [Timing(2.25, marks=5)]
+    cell = Cell(Case("m", 64, 1, 1), "fast", Warmup(), timings, around=[0.02] * 9 + [5], mark_cost=0.05)
+    assert cell.overhead == Overhead(marks=0.25, around=0.02, share=0.27, low=0.27, high=0.27)
 
 
 class Sitter:
-    """An engine that takes its time, and its preparations too."""
+    """An engine that takes its time, and its preparations too; `hooks`: seconds to be watched."""
 
-    def __init__(self, clock: FakeClock, laps: Laps, seconds: float):
-        self.clock, self.laps, self.seconds = clock, laps, seconds
+    def __init__(self, clock: FakeClock, laps: Laps, seconds: float, hooks: float = 0.0):
+        self.clock, self.laps, self.seconds, self.hooks = clock, laps, seconds, hooks
 
     def prepare(self, prompts):
         self.clock.pass_(7)
 
     def watched(self):
+        self.clock.pass_(self.hooks)
         return nullcontext()
 
     def __call__(self, prompts, seed):
@@ -85,10 +88,12 @@ class Sitter:
         return []
 
 
-def sat(clock: FakeClock, showing: float, **engines: float) -> Bench:
+def sat(clock: FakeClock, showing: float, hooks: dict[str, float] | None = None, **engines: float) -> Bench:
     """A benchmark of engines that take so many seconds, behind a display that takes `showing` after each event."""
+    hooked = {name: (hooks or {}).get(name, 0.0) for name in engines}
     subject = Subject(
-        "m", "w", 10, 0.0, lambda case, laps: {name: Sitter(clock, laps, s) for name, s in engines.items()},
+        "m", "w", 10, 0.0,
+        lambda case, laps: {name: Sitter(clock, laps, s, hooked[name]) for name, s in engines.items()},
         lambda prompts: 15, 1, None, lambda *_: iter(()),
     )  # fmt: skip
     grid, device = Grid(batch=(1,), mode=tuple(engines)), Device("cpu", "x", 1, None)
@@ -99,13 +104,19 @@ def sat(clock: FakeClock, showing: float, **engines: float) -> Bench:
 
 
 def test_a_harness_that_takes_no_time_has_no_overhead():
-    assert [cell.overhead for cell in sat(FakeClock(), 0, plain=2, fast=1).cells] == [Overhead(0, 0, 0)] * 2
+    assert [cell.overhead for cell in sat(FakeClock(), 0, plain=2, fast=1).cells] == [Overhead(0, 0, 0, 0, 0)] * 2
 
 
 def test_a_slow_display_is_overhead_of_the_harness_and_the_engines_own_preparations_are_not():
     plain, fast = sat(FakeClock(), 0.5, plain=2, fast=1).cells
     assert plain.times == [2] * 4 and fast.times == [1] * 4
-    assert plain.overhead == Overhead(0, 0.25, 0.125) and fast.overhead == Overhead(0, 0.25, 0.25)
+    assert plain.overhead == Overhead(0, 0.25, 0.125, 0.125, 0.125)
+    assert fast.overhead == Overhead(0, 0.25, 0.25, 0.25, 0.25)
+
+
+def test_hooks_are_overhead_of_the_mode_that_has_them():
+    plain, fast = sat(FakeClock(), 0, {"plain": 0.5}, plain=2, fast=1).cells
+    assert plain.overhead.around == 0.5 and fast.overhead.around == 0
 
 
 def test_slow_marks_are_overhead_of_the_harness():

@@ -34,7 +34,7 @@ def models(tmp_path, monkeypatch, oracle, request):
         backbone = request.getfixturevalue("sana") if name == "fresh" else oracle(shift=name == "wrong").backbone
         return build.Model(backbone, SampleConfig(), {"format": 1, "name": name}, Path(f"runs/{name}/step-000010"))
 
-    monkeypatch.setattr(build, "load_model", load_model)
+    monkeypatch.setattr(build.models, "load_model", load_model)
 
 
 def test_table_and_paths(capsys):

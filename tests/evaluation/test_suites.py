@@ -35,7 +35,7 @@ def registered(tmp_path, monkeypatch, oracle):
     def load_model(path: str) -> build.Model:
         return build.Model(oracle(shift=path == "wrong").backbone, SampleConfig(), {}, Path(f"{path}/step-000010"))
 
-    monkeypatch.setattr(build, "load_model", load_model)
+    monkeypatch.setattr(build.models, "load_model", load_model)
 
 
 def run(capsys, *argv: str, code: int = 0) -> dict:
