@@ -1,9 +1,9 @@
 """Trains the autoencoder: || D(E(x) + noise) - x || in L1 and L2, with latents that differ from image to image.
 
-The noise on the latent makes the decoder tolerate the small errors of a generator. The latents' covariance over channels,
-counted over images at each place, is held at the identity: a mean square of one is also that of a constant, and a
-variance of one that of "something dark is here" in every channel; an encoder without shortcuts (Qwen-Image's) stops at
-either (ours; the paper starts from a finished autoencoder).
+The noise on the latent makes the decoder tolerate the small errors of a generator. The covariance of the latents'
+channels, counted over images at each place, is held at the identity: a mean square of one is also that of a constant,
+and a variance of one that of "something dark is here" in every channel; an encoder without shortcuts (Qwen-Image's)
+stops at either (ours; the paper starts from a finished autoencoder).
 """
 
 from __future__ import annotations

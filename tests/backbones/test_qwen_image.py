@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from diffusers import AutoencoderKLQwenImage
 from tiny_runs import APEX, LORA, manifest, metrics, own_cache, train, write_recipe  # noqa: F401
 
 from apex_cli import build as root
@@ -18,7 +19,6 @@ from apex_cli.objectives.reconstruction import Reconstruction, ReconstructionCon
 from apex_cli.training.parts import Parts
 from apex_cli.training.settings import LoraSettings, TrainConfig
 from apex_cli.worlds.shapes.pipeline import STARTERS
-from apex_cli.worlds.shapes.qwen_pipeline import TinyQwenConfig, build_qwen_pipeline
 from apex_cli.worlds.shapes.vocabulary import WORDS
 
 PROMPTS = ["a red cube", "a photo of two blue spheres and a green star", ""]
@@ -179,7 +179,8 @@ def test_the_autoencoder_is_trained_to_the_last_weight():
 
 def test_one_frame_in_two_dimensions_is_one_frame_in_three(build):
     """The same pictures, the same gradient of every weight, and the same names, as the stock autoencoder's."""
-    ours, stock = build("qwen_image"), build_qwen_pipeline(TinyQwenConfig()).vae
+    ours = build("qwen_image")
+    stock = AutoencoderKLQwenImage.from_config(ours.autoencoder.config)
     stock.load_state_dict(ours.autoencoder.state_dict())
     ours.autoencoder.requires_grad_(True)
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
