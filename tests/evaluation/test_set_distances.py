@@ -117,7 +117,8 @@ def greyed(share: float):
 
 def test_the_lite_kernel_distance_rises_with_every_level_of_damage(tmp_path):
     """The same scenes against the same renders, so that nothing but the damage differs. Of noise this does not hold:
-    a standard deviation of 4 grey levels is already further away than the worst blur, and more noise no further."""
+    a standard deviation of 4 grey levels is already further away than the worst blur, and more noise no further, since
+    the features get shorter while they turn away (docs/evaluation-images.md)."""
     protocol = kid.Kid(DistanceConfig())
     assert protocol.name == "kid@effnet-lite0" and protocol.tier == "lite"
     own, others = protocol.stages
