@@ -34,7 +34,7 @@ from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from apex_cli.benching.long import resident
+from apex_cli.benching.flatness import Memory
 from apex_cli.benching.statistics import Interval, paired_ratio
 from apex_cli.commands._ui import say, stderr
 from apex_cli.data import shards
@@ -47,8 +47,6 @@ from apex_cli.generation import Sample, SampleConfig, generate
 BATCH = 16
 ASKED = {"writer": 0.5, "reader": 0.8}
 """Ratios that are asked for."""
-FLAT = 1.1
-"""Memory is flat where it never grows beyond so much of what it was after a tenth of the samples."""
 
 Entries = list[tuple[str, bytes]]
 Item = TypeVar("Item")
@@ -206,7 +204,7 @@ def _row(samples: int, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
-def memory(samples: int, folder: Path) -> dict[str, dict[str, Any]]:
+def memory(samples: int, folder: Path) -> dict[str, Memory]:
     """Of writing and of reading so many pictures."""
 
     def writing() -> Iterator[int]:
@@ -218,34 +216,24 @@ def memory(samples: int, folder: Path) -> dict[str, dict[str, Any]]:
             data.pixels(range(start, min(start + BATCH, samples)))
             yield min(start + BATCH, samples)
 
-    return {name: _curve(name, events(), samples) for name, events in {"writing": writing, "reading": reading}.items()}
-
-
-def _curve(name: str, events: Iterator[int], samples: int) -> dict[str, Any]:
-    """`curve`: (samples done, resident bytes) at every fiftieth part."""
-    curve, most = [], 0
-    for done in followed(events, -(-samples // BATCH), f"memory, {name}, batches"):
-        if done * 10 >= samples:
-            most = max(most, resident())
-        if done * 50 >= samples * (len(curve) + 1):
-            curve.append((done, resident()))
-    early = next(held for done, held in curve if done * 10 >= samples)
-    return {"bytes after a tenth": early, "most bytes": most, "flat": most <= FLAT * early, "curve": curve}
+    held = {"writing": Memory(samples), "reading": Memory(samples)}
+    for (name, of), events in zip(held.items(), (writing, reading), strict=True):
+        for done in followed(events(), -(-samples // BATCH), f"memory, {name}, batches"):
+            of.take(done)
+    return held
 
 
 def tell(found: dict[str, Any], asked_for: dict[str, float]) -> bool:
     """Print all; whether nothing that is asked for is missed."""
-    missed = [row for row in found["memory"].values() if not row["flat"]]
+    missed: list[Any] = [held for held in found["memory"].values() if not held.flat]
     for name, row in found["rates"].items():
         ratio, asked = Interval(**row["ratio"]), asked_for.get(name)
         told = f"{row['images/s']:.1f} images/s, bare {row['bare images/s']:.1f}"
         verdict = "" if asked is None else f"; asked for {asked}: {_verdict(ratio, asked)}"
         print(f"{name:8} {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]  {told}{verdict}")
         missed += [row] if asked is not None and ratio.high < asked else []
-    for name, row in found["memory"].items():
-        early, most = (row[key] / 2**20 for key in ("bytes after a tenth", "most bytes"))
-        told = f"{early:.0f} MiB after a tenth, {most:.0f} MiB at most"
-        print(f"{name:8} {found['size']['many']} samples: {told}, {'flat' if row['flat'] else 'GROWS'}")
+    for name, held in found["memory"].items():
+        print(f"{name:8} {held.total} samples: {held}")
     return not missed
 
 
@@ -267,7 +255,7 @@ def main() -> None:
         held = memory(size.many, Path(place))  # first, in a process that has held nothing large yet
         found = {"size": asdict(size), "memory": held, "rates": rates(size, Path(place))}
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        options.json.write_text(json.dumps(found, indent=1, default=Memory.record) + "\n")
     sys.exit(0 if tell(found, {} if options.size == "tiny" else ASKED) else 1)
 
 

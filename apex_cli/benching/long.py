@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from apex_cli.benching.clocks import Clock
+from apex_cli.benching.flatness import Memory
 from apex_cli.errors import StorageError
 from apex_cli.records import Progress
 from apex_cli.streaming import Keeper, staged
@@ -22,48 +22,31 @@ from apex_cli.streaming import Keeper, staged
 
 @dataclass
 class LongRun:
-    """`resident`: bytes of the process after each batch."""
+    """`memory`: of the process after each batch of new pictures."""
 
     folder: str
     pictures: int
     found: int
     """Pictures that were there before."""
     seconds: float = 0.0
-    resident: list[int] = field(default_factory=list)
+    memory: Memory = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.memory = Memory(self.pictures - self.found)
 
     @property
     def images_per_second(self) -> float:
         return (self.pictures - self.found) / self.seconds if self.seconds else 0.0
 
-    def tenth(self, number: int) -> float:
-        """Bytes of the process in that tenth of the run, 0 to 9: the median after its batches."""
-        count = len(self.resident)
-        first = min(number * count // 10, count - 1)
-        return median(self.resident[first : max(first + 1, (number + 1) * count // 10)])
-
-    @property
-    def growth(self) -> float:
-        """Bytes for each 1,000 pictures, from the second tenth (the first fills caches) to the last."""
-        return 1000 * (self.tenth(9) - self.tenth(1)) / (0.8 * (self.pictures - self.found))
-
     def record(self) -> dict[str, Any]:
-        """As JSON; memory at a hundred moments at most."""
-        every = max(1, len(self.resident) // 100)
+        """As JSON."""
         return {
             "folder": self.folder,
             "pictures": self.pictures,
             "found": self.found,
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
-            "memory": {
-                "first_tenth": self.tenth(0),
-                "last_tenth": self.tenth(9),
-                "growth_per_1000_images": self.growth,
-                "peak": max(self.resident),
-                "samples": self.resident[::every],
-            }
-            if self.resident
-            else None,
+            "memory": self.memory.record() if self.memory.curve else None,
         }
 
 
@@ -123,12 +106,7 @@ def produce(
     start, done = clock.wall(), run.found
     for count in staged(keep, draw(takewhile(lambda _: keeper.failure is None, wanted))):
         done += count
-        run.resident.append(resident())
+        run.memory.take(done - run.found)
         yield Progress("draw", done, run.pictures)
     run.seconds = clock.wall() - start
     keeper.check()
-
-
-def resident() -> int:
-    """Bytes of this process in memory now, what it has freed but not given back included."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -273,16 +273,9 @@ def long(asked: Asked, count: int, out: Path | None) -> None:
         emit(document)
         return
     typer.echo(f"{run.pictures - run.found} pictures in {run.seconds:.1f} s, {run.images_per_second:.1f} a second")
-    for line in _memory(document["memory"]):
-        typer.echo(line)
+    if run.memory.curve:
+        typer.echo(f"memory: {run.memory}")
     print(json.dumps(document))
-
-
-def _memory(told: Mapping[str, Any] | None) -> Iterator[str]:
-    if told:
-        first, last, peak = (size(told[name]) for name in ("first_tenth", "last_tenth", "peak"))
-        yield f"memory: {first} in the first tenth of the run, {last} in the last, {peak} at most"
-        yield f"growth: {told['growth_per_1000_images'] / 2**20:+.2f} MiB per 1,000 pictures, after the first tenth"
 
 
 def train(recipe: str, overrides: Sequence[str], runs: int, clock: str, as_json: bool) -> None:

@@ -11,16 +11,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 WINDOW = 32
-"""Most items that are worked on or wait to be taken."""
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`map(function, items)`, in order."""
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], window: int = WINDOW) -> Iterator[Result]:
+    """`map(function, items)`, in order, with at most `window` items worked on or waiting to be taken."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor() as pool:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) == WINDOW:
+            if len(waiting) == window:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -76,12 +76,16 @@ class Picture:
     """What is known of its making: `index`, `seed`, `nfe`, `seconds`; empty for a picture of other people."""
 
     def pixels(self) -> np.ndarray:
-        """uint8 [H, W, 3], read anew each time: nobody keeps ten thousand pictures in memory."""
+        """uint8 [H, W, 3], read anew each time: nobody keeps ten thousand pictures in memory. Raises `ValueError` where
+        the file cannot be decoded."""
         import numpy as np
         from PIL import Image
 
-        with Image.open(self.path) as image:
-            return np.array(image.convert("RGB"))
+        try:
+            with Image.open(self.path) as image:
+                return np.array(image.convert("RGB"))
+        except (OSError, SyntaxError) as error:  # what the decoders of PIL raise for broken data, besides ValueError
+            raise ValueError(f"cannot be decoded: {error}") from error
 
 
 class Need(typing.Protocol):
@@ -133,8 +137,16 @@ class Stage(typing.Protocol):
         """Load the model and try it on known pictures; a broken judge raises `SetupError`. Called only if needed."""
         ...
 
-    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
-        """One observation a picture; `before`: what the stages in `uses` said of the same pictures."""
+    def prepare(self, picture: Picture) -> Any:
+        """What `observe` takes of a picture, e.g. its pixels; called by threads, ahead of it. A `ValueError` says that
+        the picture cannot be judged, and why: that is its "error" then."""
+        ...
+
+    def observe(
+        self, pictures: Sequence[Picture], prepared: Sequence[Any], before: Mapping[str, Sequence[Observation]]
+    ) -> list[Observation]:
+        """One observation a picture. `prepared`: what `prepare` made of each; `before`: what the stages in `uses` said
+        of the same pictures."""
         ...
 
 

@@ -1,17 +1,15 @@
-"""A network's features of every picture, as a stage: pictures are read and resized in threads ahead of the network."""
+"""A network's features of every picture, as a stage: pictures are read and resized ahead of the network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from apex_cli.data.ahead import ahead
 from apex_cli.evaluation import canary
 from apex_cli.evaluation.base import Item, Observation, Picture
 
@@ -34,13 +32,12 @@ def accelerator() -> torch.device:
 
 
 class FeatureStage:
-    """Observes {"features": float32 [d]}. `forward`: pictures in one pass of the network."""
+    """Observes {"features": float32 [d]}. `batch`: pictures in one pass of the network."""
 
     name, uses = "features", ()
-    batch = 64
 
-    def __init__(self, extractor: Extractor, forward: int = 32):
-        self.extractor, self.forward = extractor, forward
+    def __init__(self, extractor: Extractor, batch: int = 32):
+        self.extractor, self.batch = extractor, batch
         self.identity = {**extractor.identity, "version": VERSION}
         self.network: Any = None
 
@@ -53,14 +50,13 @@ class FeatureStage:
             canary.check(self.identity, self.extractor.prepare, network, accelerator())
             self.network = network
 
-    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
-        return [{"features": row} for row in self.rows(picture.pixels for picture in pictures)]
+    def prepare(self, picture: Picture) -> Tensor:
+        return self.extractor.prepare(picture.pixels())
 
-    def rows(self, readers: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:
-        """Features of pictures that `readers` give, float32 [d] each."""
-        prepared = ahead(lambda read: self.extractor.prepare(read()), readers)
-        while chunk := list(islice(prepared, self.forward)):
-            yield from run(self.network, torch.stack(chunk), accelerator())
+    def observe(
+        self, pictures: Sequence[Picture], prepared: Sequence[Any], before: Mapping[str, Sequence[Observation]]
+    ) -> list[Observation]:
+        return [{"features": row} for row in run(self.network, torch.stack(list(prepared)), accelerator())]
 
 
 def run(network: Callable[[Tensor], Tensor], batch: Tensor, device: torch.device) -> np.ndarray:

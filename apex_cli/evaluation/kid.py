@@ -7,15 +7,15 @@ name. Without a reference set, pictures of the shapes world are compared with re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from apex_cli.errors import DataError
 from apex_cli.evaluation import effnet, inception, resizing
 from apex_cli.evaluation.assets import Found
-from apex_cli.evaluation.base import Item, Observation, Observed, Picture
+from apex_cli.evaluation.base import Item, Observed, Picture
 from apex_cli.evaluation.catalog import EFFNET, INCEPTION
 from apex_cli.evaluation.distances import DistanceConfig, KernelDistance, stacked
 from apex_cli.evaluation.features import Extractor, FeatureStage
@@ -43,8 +43,8 @@ class TruthStage(FeatureStage):
     def question(self, item: Item) -> str:
         return item.prompt
 
-    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
-        return [{"features": row} for row in self.rows(partial(truth, picture) for picture in pictures)]
+    def prepare(self, picture: Picture) -> Tensor:
+        return self.extractor.prepare(truth(picture))
 
 
 def truth(picture: Picture) -> np.ndarray:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from apex_cli.data.ahead import ahead
 from apex_cli.errors import StorageError
 from apex_cli.evaluation.base import Observation, Picture, Stage
 from apex_cli.evaluation.ledger import Ledger, Shard
 
-DECODERS = 8  # threads that decode pictures beside the stage
 PARTS_OPEN = 4  # pictures are read in the order they were seen in, so few parts are wanted at a time
 
 
@@ -57,7 +57,8 @@ class Store:
 
     def lacks(self, picture: Picture) -> bool:
         """Whether it has to be looked at, perhaps again."""
-        return picture not in self or bool(self.failed(picture))
+        row = self.rows.get(self.key(picture))
+        return row is None or bool(row["said"].get("error"))
 
     def add(self, pictures: Sequence[Picture], said: Sequence[Observation]) -> None:
         """Keep what was said; arrays lie on disk before the lines that name them."""
@@ -121,33 +122,32 @@ def observe(stores: Mapping[str, Store], pictures: Sequence[Picture]) -> Iterato
         done = len(pictures) - len(missing)
         if missing:
             store.stage.open()
-        for batch, loading in _ahead(missing, store.stage.batch):
-            before = {used: [stores[used][picture] for picture in batch] for used in store.stage.uses}
-            store.add(batch, store.stage.observe(loading, before))
+        # While a stage looks at a batch, the next one is prepared; no more than these two are in memory.
+        prepared = ahead(partial(prepare, store.stage), missing, window=store.stage.batch + 1)
+        while batch := list(islice(prepared, store.stage.batch)):
+            seen = [picture for picture, _ in batch]
+            store.add(seen, said(stores, store.stage, batch))
             done += len(batch)
             yield name, done, len(pictures)
 
 
-@dataclass(frozen=True, eq=False)
-class Loading(Picture):
-    """A picture that is being decoded beside the work on those before it."""
+@dataclass(frozen=True)
+class Unusable:
+    """In the place of what a stage takes of a picture: why there is none."""
 
-    decoded: Future | None = None
-
-    def pixels(self) -> np.ndarray:
-        return self.decoded.result() if self.decoded else super().pixels()
+    why: str
 
 
-def _ahead(pictures: Sequence[Picture], batch: int) -> Iterator[tuple[Sequence[Picture], list[Loading]]]:
-    """Batches, each with the pixels of the next one under way; no more than two are in memory."""
-    chunks = [pictures[start : start + batch] for start in range(0, len(pictures), batch)]
-    with ThreadPoolExecutor(DECODERS) as pool:
+def prepare(stage: Stage, picture: Picture) -> tuple[Picture, Any]:
+    try:
+        return picture, stage.prepare(picture)
+    except ValueError as error:
+        return picture, Unusable(str(error))
 
-        def load(chunk: Sequence[Picture]) -> list[Loading]:
-            return [Loading(**vars(picture), decoded=pool.submit(picture.pixels)) for picture in chunk]
 
-        following = load(chunks[0]) if chunks else []
-        for number, chunk in enumerate(chunks):
-            current = following
-            following = load(chunks[number + 1]) if number + 1 < len(chunks) else []
-            yield chunk, current
+def said(stores: Mapping[str, Store], stage: Stage, batch: Sequence[tuple[Picture, Any]]) -> Sequence[Observation]:
+    usable = [(picture, made) for picture, made in batch if not isinstance(made, Unusable)]
+    pictures, prepared = zip(*usable, strict=True) if usable else ((), ())
+    before = {used: [stores[used][picture] for picture in pictures] for used in stage.uses}
+    told = iter(stage.observe(pictures, prepared, before) if usable else [])
+    return [{"error": made.why} if isinstance(made, Unusable) else next(told) for _, made in batch]

@@ -38,7 +38,7 @@ class OcrConfig(Section):
 class Reading:
     """Observes {"lines": [{"text", "score", "box"}]} of each picture, top to bottom."""
 
-    name, uses, batch = "text", (), 16
+    name, uses, batch = "text", (), 4
 
     def __init__(self, identity: Mapping[str, Any]):
         self.identity = identity
@@ -58,8 +58,13 @@ class Reading:
                 told = f"The text reader is broken: it reads '{read}' where '{CANARY}' is written."
                 raise SetupError(told, "Install rapidocr and onnxruntime in the versions of constraints-cpu.txt.")
 
-    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
-        return [{"lines": self.read(picture.pixels())} for picture in pictures]
+    def prepare(self, picture: Picture) -> Any:
+        return picture.pixels()
+
+    def observe(
+        self, pictures: Sequence[Picture], prepared: Sequence[Any], before: Mapping[str, Sequence[Observation]]
+    ) -> list[Observation]:
+        return [{"lines": self.read(pixels)} for pixels in prepared]
 
     def read(self, pixels: Any) -> list[dict[str, Any]]:
         """Of uint8 [H, W, 3], RGB; the reader wants BGR."""

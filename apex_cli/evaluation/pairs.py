@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
@@ -15,7 +14,6 @@ from pydantic import Field
 from torch import Tensor
 
 from apex_cli.config import Section
-from apex_cli.data.ahead import ahead
 from apex_cli.evaluation import canary
 from apex_cli.evaluation.assets import Asset, Found
 from apex_cli.evaluation.base import Item, Observation, Observed, Picture
@@ -40,13 +38,12 @@ class PairScorer:
 
 
 class PairStage:
-    """Observes {"score": float} of picture and prompt."""
+    """Observes {"score": float} of picture and prompt. `batch`: pictures in one pass of the model."""
 
     name, uses = "scores", ()
-    batch = 64
 
-    def __init__(self, scorer: PairScorer, forward: int):
-        self.scorer, self.forward = scorer, forward
+    def __init__(self, scorer: PairScorer, batch: int):
+        self.scorer, self.batch = scorer, batch
         self.identity = {**scorer.identity, "version": VERSION}
         self.model: Any = None
 
@@ -59,14 +56,16 @@ class PairStage:
             canary.check(self.identity, self.scorer.prepare, _asked(model), accelerator())
             self.model = model
 
-    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
-        prepared = ahead(lambda picture: (self.scorer.prepare(picture.pixels()), picture.item.prompt), pictures)
-        said: list[Observation] = []
-        while chunk := list(islice(prepared, self.forward)):
-            pixels = torch.stack([pair[0] for pair in chunk]).to(accelerator())
-            with torch.inference_mode():
-                said += [{"score": value} for value in self.model(pixels, [pair[1] for pair in chunk]).float().tolist()]
-        return said
+    def prepare(self, picture: Picture) -> Tensor:
+        return self.scorer.prepare(picture.pixels())
+
+    def observe(
+        self, pictures: Sequence[Picture], prepared: Sequence[Any], before: Mapping[str, Sequence[Observation]]
+    ) -> list[Observation]:
+        pixels = torch.stack(list(prepared)).to(accelerator())
+        with torch.inference_mode():
+            scores = self.model(pixels, [picture.item.prompt for picture in pictures])
+        return [{"score": value} for value in scores.float().tolist()]
 
 
 def _asked(model: Any) -> Any:

@@ -25,6 +25,7 @@ import torch
 
 from apex_cli import __version__, generation
 from apex_cli.config import Section
+from apex_cli.data.ahead import ahead
 from apex_cli.errors import StorageError, UsageError
 from apex_cli.evaluation import painters, pictures
 from apex_cli.evaluation.base import Picture, Protocol
@@ -167,7 +168,7 @@ def _is_unfinished(job: Job, there: Collection, stores: Mapping[str, Mapping[str
 
 def summarise(job: Job, protocol: Protocol, there: Collection, stores: Mapping[str, Store]) -> Result:
     """The result of a protocol on what was observed without error, with its counts, and its records on disk."""
-    errors = {p: [store.failed(p) for store in stores.values() if store.failed(p)] for p in there.pictures}
+    errors = {p: [told for store in stores.values() if (told := store.failed(p))] for p in there.pictures}
     sound = [picture for picture, told in errors.items() if not told]
     if not sound:
         told = f"no usable image among {there.expected}"
@@ -217,8 +218,15 @@ def diversity(found: Sequence[Picture]) -> float | None:
     for picture in found:
         groups.setdefault(picture.item.id, []).append(picture)
     alike = [group for group in groups.values() if len(group) > 1 and len({p.size for p in group}) == 1]
-    values = [generation.diversity(np.stack([p.pixels() for p in group]), len(group)) for group in alike]
-    return fmean(v for v in values if v is not None) if values else None
+    values = [value for value in ahead(_diversity, alike) if value is not None]
+    return fmean(values) if values else None
+
+
+def _diversity(group: Sequence[Picture]) -> float | None:
+    try:
+        return generation.diversity(np.stack([picture.pixels() for picture in group]), len(group))
+    except ValueError:  # one that cannot be decoded; the stages that look at it tell why
+        return None
 
 
 def hardware() -> dict[str, str | int]:

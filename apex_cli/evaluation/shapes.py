@@ -48,8 +48,13 @@ class Detections:
     def open(self) -> None:
         """Nothing has to be loaded."""
 
-    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
-        return [{"objects": [asdict(found) for found in detect(picture.pixels())]} for picture in pictures]
+    def prepare(self, picture: Picture) -> Any:
+        return picture.pixels()
+
+    def observe(
+        self, pictures: Sequence[Picture], prepared: Sequence[Any], before: Mapping[str, Sequence[Observation]]
+    ) -> list[Observation]:
+        return [{"objects": [asdict(found) for found in detect(pixels)]} for pixels in prepared]
 
 
 class Features:
@@ -64,8 +69,13 @@ class Features:
     def open(self) -> None:
         """Its filters are a function of a seed."""
 
-    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
-        return [{"features": features(picture.pixels()[None])[0]} for picture in pictures]
+    def prepare(self, picture: Picture) -> Any:
+        return picture.pixels()
+
+    def observe(
+        self, pictures: Sequence[Picture], prepared: Sequence[Any], before: Mapping[str, Sequence[Observation]]
+    ) -> list[Observation]:
+        return [{"features": features(pixels[None])[0]} for pixels in prepared]
 
 
 class Shapes:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import resource
 from contextlib import contextmanager
-from mmap import mmap
 from pathlib import Path
 
 import pytest
 from fake_clock import FakeClock
 
-from apex_cli.benching.long import LongRun, file_name, missing, produce, resident, writer
+from apex_cli.benching.long import LongRun, file_name, missing, produce, writer
 from apex_cli.errors import StorageError
 from apex_cli.generation import chunks
 from apex_cli.streaming import Keeper
@@ -45,7 +44,8 @@ def test_all_are_there_and_nothing_else(tmp_path):
     run = draw(tmp_path, 10)
     assert whole(tmp_path) == list(range(10))
     assert len(list(tmp_path.iterdir())) == 10
-    assert (run.seconds, run.images_per_second, len(run.resident)) == (1, 10, 3)
+    assert (run.seconds, run.images_per_second) == (1, 10)
+    assert [done for done, _ in run.memory.curve] == [4, 8, 10]
 
 
 def test_what_is_there_is_not_drawn_again(tmp_path):
@@ -53,7 +53,8 @@ def test_what_is_there_is_not_drawn_again(tmp_path):
     (tmp_path / file_name(2)).unlink()
     (tmp_path / f".{file_name(3)}.partial").write_bytes(b"half")
     assert missing(tmp_path, 8) == [2, 6, 7]
-    assert draw(tmp_path, 8).found == 5
+    again = draw(tmp_path, 8)
+    assert (again.found, [done for done, _ in again.memory.curve]) == (5, [3])
     assert whole(tmp_path) == list(range(8))
 
 
@@ -127,25 +128,5 @@ def test_a_folder_without_the_right_to_write(tmp_path):
         missing(tmp_path, 3)
 
 
-def test_growth_is_per_thousand_pictures_from_the_second_tenth_to_the_last():
-    flat = LongRun("", 2000, 0, resident=[50] * 10 + [100] * 90)
-    assert (flat.tenth(0), flat.tenth(9), flat.growth) == (50, 100, 0)
-    rising = LongRun("", 2000, 1000, resident=list(range(100, 200)))  # 100 batches of 10, a byte a batch
-    assert (rising.tenth(0), rising.tenth(1), rising.tenth(9)) == (104.5, 114.5, 194.5)
-    assert rising.growth == pytest.approx(100)
-    assert rising.record()["memory"]["growth_per_1000_images"] == rising.growth
-    few = LongRun("", 30, 0, resident=[1, 2, 3])
-    assert (few.tenth(0), few.tenth(9)) == (1, 3)
-
-
 def test_a_run_that_found_everything_has_no_memory_to_tell_of():
     assert LongRun("", 5, 5).record()["memory"] is None
-
-
-def test_memory_of_this_process_now():
-    """Pages of the test's own: a bytearray may lie in what the process freed earlier and still holds."""
-    before = resident()
-    with mmap(-1, 64 * 2**20) as held:
-        held.write(b"x" * len(held))
-        assert resident() - before > 48 * 2**20
-    assert resident() - before < 16 * 2**20  # not the peak

@@ -32,18 +32,6 @@ def test_tiny(bench, tmp_path, monkeypatch, capsys):
     assert "rates, rounds: 3 of 3" in progress
 
 
-def test_a_leak_is_seen(bench):
-    def leaking(size):
-        held = []
-        for done in range(1, 101):
-            held.append(b"x" * size)
-            yield done * bench.BATCH
-
-    small, large = (bench._curve("", leaking(size), 100 * bench.BATCH) for size in (1, 2**22))
-    assert small["flat"]
-    assert not large["flat"]
-
-
 @pytest.mark.parametrize(("low", "high", "fine"), [(0.6, 0.7, True), (0.4, 0.6, True), (0.3, 0.4, False)])
 def test_what_is_asked_for_is_missed_where_the_whole_interval_is_below(bench, low, high, fine):
     row = {"images/s": 1.0, "bare images/s": 2.0, "ratio": {"value": (low + high) / 2, "low": low, "high": high}}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from looking import look
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import conv2d, embedding, gelu, layer_norm, linear
@@ -169,7 +170,7 @@ def test_it_is_a_protocol_like_the_others(folder, tmp_path, monkeypatch):
         made.append(Picture(Item(str(i), "all", prompt), 0, path, str(i) * 8, (40, 48)))
     [stage] = protocol.stages
     stage.open()
-    said = dict(zip(made, stage.observe(made, {}), strict=True))
+    said = dict(zip(made, look(stage, made), strict=True))
     result = protocol.summarise(made, {"scores": said})
     assert result.value == pytest.approx(np.mean([row["score"] for row in said.values()]))
     assert len({round(row["score"], 4) for row in said.values()}) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,10 +34,13 @@ class Stage:
     def open(self) -> None:
         self.opened = True
 
-    def observe(self, pictures, before):
+    def prepare(self, picture):
+        return picture.pixels().mean((0, 1)).astype(np.float32)
+
+    def observe(self, pictures, prepared, before):
         self.asked += [picture.item.id for picture in pictures]
         self.before.append(dict(before))
-        return [{"row": p.pixels().mean((0, 1)).astype(np.float32), "k": p.k, "id": p.item.id} for p in pictures]
+        return [{"row": row, "k": p.k, "id": p.item.id} for p, row in zip(pictures, prepared, strict=True)]
 
 
 @pytest.fixture
@@ -121,3 +125,53 @@ def test_workers_write_files_of_their_own(tmp_path):
     second.append({"a": 2}, {"a": 3})
     assert sorted(row["a"] for row in Ledger(tmp_path, "rows")) == [1, 2, 3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows-1-of-2.jsonl", "rows-2-of-2.jsonl"]
+
+
+class Watched(Stage):
+    """Looks at a batch only once all of the next one is prepared, and counts what is prepared and not yet looked at."""
+
+    def __init__(self, last: int):
+        super().__init__()
+        self.last, self.held, self.most = last, 0, 0
+        self.changed = threading.Condition()
+        self.ready: set[int] = set()
+
+    def prepare(self, picture):
+        with self.changed:
+            self.ready.add(int(picture.item.id))
+            self.held += 1
+            self.most = max(self.most, self.held)
+            self.changed.notify_all()
+        return super().prepare(picture)
+
+    def observe(self, pictures, prepared, before):
+        first = int(pictures[-1].item.id) + 1
+        following = set(range(first, min(first + self.batch, self.last)))
+        with self.changed:
+            assert self.changed.wait_for(lambda: following <= self.ready, timeout=60), "nothing is prepared meanwhile"
+            self.held -= len(pictures)
+        return super().observe(pictures, prepared, before)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_next_batch_is_prepared_meanwhile_and_no_more(pictures, tmp_path, batch):
+    stage = Watched(len(pictures))
+    stage.batch = batch
+    look(tmp_path, pictures, stage)
+    assert stage.asked == ["0", "1", "2", "3", "4"]
+    assert stage.most <= 2 * batch
+
+
+def test_what_cannot_be_prepared_is_an_error_of_that_picture_alone(pictures, tmp_path):
+    whole = pictures[1].path.read_bytes()
+    for broken in (pictures[1], pictures[2], pictures[3]):
+        broken.path.write_bytes(b"no picture")
+    stores, events = look(tmp_path, pictures, stage := Stage(), Stage("answers", uses=("features",)))
+    assert stage.asked == ["0", "4"]
+    assert events[2] == ("features", 5, 5)
+    assert [bool(stores["features"].failed(p)) for p in pictures] == [False, True, True, True, False]
+    assert "cannot be decoded" in stores["features"].failed(pictures[1])
+    pictures[1].path.write_bytes(whole)
+    stores, _ = look(tmp_path, pictures, again := Stage())
+    assert again.asked == ["1"], "and what is still broken is tried again"
+    assert stores["features"][pictures[1]]["row"].tolist() == [1, 0, 2]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from looking import look
 
 from apex_cli.errors import SetupError
 from apex_cli.evaluation.base import Item, Picture
@@ -96,7 +97,7 @@ def test_clip_and_pickscore_differ_by_their_factor(folder, tmp_path, monkeypatch
         protocol = kind(PairConfig(weights=folder, forward=2))
         [stage] = protocol.stages
         stage.open()
-        said = dict(zip(made, stage.observe(made, {}), strict=True))
+        said = dict(zip(made, look(stage, made), strict=True))
         result = protocol.summarise(made, {"scores": said})
         values[kind.name] = result.value
         assert result.value == pytest.approx(np.mean([row["score"] for row in said.values()]))
@@ -156,7 +157,7 @@ def test_text_is_read_by_the_real_reader(tmp_path):
         picture(tmp_path, blank, "none", "a photo of a red cube"),
         picture(tmp_path, written("Book Fair"), "unasked", "a photo of a red cube"),
     ]
-    result = protocol.summarise(made, {"text": dict(zip(made, stage.observe(made, {}), strict=True))})
+    result = protocol.summarise(made, {"text": dict(zip(made, look(stage, made), strict=True))})
     assert [record.correct for record in result.records] == [True, False, True, False]
     assert result.records[1].score < 0.5 and "Book Fair" in result.records[3].reason
     assert result.tier == "lite" and result.facts["pictures that should hold text"] == 2

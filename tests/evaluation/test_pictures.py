@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import struct
 import tracemalloc
+import zlib
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from apex_cli.errors import DataError
 from apex_cli.evaluation import pictures
@@ -120,6 +123,59 @@ def test_many_files_are_opened_at_a_time_and_each_is_counted(tmp_path):
     assert [row.get("width") for row in rows if not row["problem"]] == [8 + i for i in range(40) if i != 7]
 
 
+def decoded(path: Path) -> tuple:
+    """What `inspect` has to say of a file, found by decoding it."""
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            image.load()
+            return image.width, image.height, image.mode, True
+    except (OSError, SyntaxError, ValueError):
+        return None, None, None, False
+
+
+def inspected(path: Path) -> tuple:
+    row = pictures.inspect(path)
+    return row.get("width"), row.get("height"), row.get("mode"), not row["problem"]
+
+
+@pytest.mark.parametrize("kind", ["1", "L", "LA", "I;16", "P", "RGB", "RGBA", "jpg", "webp"])
+def test_what_is_not_decoded_is_judged_as_if_it_were(kind, tmp_path):
+    """Every kind of picture: whole, cut off at any place, and with any byte changed."""
+    mode, suffix = ("RGB", kind) if kind.islower() else (kind, "png")
+    path = tmp_path / f"picture.{suffix}"
+    cells = np.random.default_rng(0).integers(0, 255, (6, 6, 3), np.uint8)
+    image = Image.fromarray(cells).convert("I;16" if mode == "I;16" else mode)
+    image.save(path, **({"transparency": 0} if mode == "P" else {}))
+    whole = path.read_bytes()
+    assert inspected(path) == decoded(path) == (6, 6, mode, True)
+    for place in range(0, len(whole), max(1, len(whole) // 100)):
+        for content in (whole[:place], whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]):
+            path.write_bytes(content)
+            assert inspected(path) == decoded(path), place
+
+
+def test_a_png_is_not_decoded_before_a_stage_asks_for_it(tmp_path, monkeypatch):
+    draw(tmp_path / "a.png")
+    draw(tmp_path / "a.jpg")
+    loaded = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: loaded.append(image.format) or load(image))
+    assert not pictures.inspect(tmp_path / "a.png")["problem"] and loaded == []
+    assert not pictures.inspect(tmp_path / "a.jpg")["problem"] and loaded == ["JPEG"]  # it has no checksums
+
+
+def lying(path: Path) -> None:
+    """Halve the pixels of a PNG and make all of its checksums right."""
+    content = path.read_bytes()
+    start = content.index(b"IDAT")
+    length = struct.unpack(">I", content[start - 4 : start])[0]
+    chunk = b"IDAT" + content[start + 4 : start + 4 + length // 2]
+    checksum = struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(
+        content[: start - 4] + struct.pack(">I", len(chunk) - 4) + chunk + checksum + content[start + 8 + length :]
+    )
+
+
 @pytest.fixture(scope="module")
 def own(job, oracle, tmp_path_factory):
     """A finished evaluation of a perfect model, 6 prompts x 2."""
@@ -151,6 +207,18 @@ def test_missing_and_broken_images_make_a_result_partial(own, job, tmp_path):
     result = report.results["shapes"]
     assert (result.status, result.found, result.expected) == ("partial", 10, 12)
     assert Counter(flaw.kind for flaw in report.flaws) == {"missing": 1, "unreadable": 1}
+
+
+def test_a_picture_with_right_checksums_that_cannot_be_decoded_is_named_by_its_stage(own, job, tmp_path):
+    import shutil
+
+    images = Path(shutil.copytree(own[0] / "images", tmp_path / "images"))
+    lying(sorted(images.rglob("*.png"))[0])
+    *_, report = evaluate(job(images, EvalConfig(prompts=6, n=2), tmp_path / "e"))
+    result = report.results["shapes"]
+    assert (result.status, result.found, result.expected) == ("partial", 11, 12)
+    assert "1 images could not be judged" in result.notes[-1] and "cannot be decoded" in result.notes[-1]
+    assert report.diversity is not None
 
 
 def test_memory_stays_flat(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from looking import look
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -18,10 +19,10 @@ from apex_cli.evaluation.catalog import EFFNET, INCEPTION
 from apex_cli.evaluation.cmmd import Cmmd
 from apex_cli.evaluation.distances import DistanceConfig
 from apex_cli.evaluation.fd_dinov2 import FdDinov2
-from apex_cli.evaluation.features import FeatureStage
+from apex_cli.evaluation.features import Extractor, FeatureStage
 from apex_cli.evaluation.fid_clean import FidClean
 from apex_cli.evaluation.fid_sana import FidSana512
-from apex_cli.evaluation.observations import digest
+from apex_cli.evaluation.observations import digest, observe, open_stores
 from apex_cli.torchvision_guard import import_torchvision
 from apex_cli.worlds.shapes.grammar import prompts, scene_for
 from apex_cli.worlds.shapes.renderer import render
@@ -50,7 +51,7 @@ def seen(protocol, found: list[Picture]) -> dict:
     said = {}
     for stage in protocol.stages:
         stage.open()
-        said[stage.name] = dict(zip(found, stage.observe(found, {}), strict=True))
+        said[stage.name] = dict(zip(found, look(stage, found), strict=True))
     return said
 
 
@@ -116,16 +117,17 @@ def greyed(share: float):
 
 def test_the_lite_kernel_distance_rises_with_every_level_of_damage(tmp_path):
     """The same scenes against the same renders, so that nothing but the damage differs. Of noise this does not hold:
-    a standard deviation of 4 grey levels is already further away than the worst blur, and more noise no further."""
+    a standard deviation of 4 grey levels is already further away than the worst blur, and more noise no further, since
+    the features get shorter while they turn away (docs/evaluation-images.md)."""
     protocol = kid.Kid(DistanceConfig())
     assert protocol.name == "kid@effnet-lite0" and protocol.tier == "lite"
     own, others = protocol.stages
     own.open(), others.open()
     fresh = pictures(tmp_path / "fresh", 24)
-    truth = np.stack([row["features"] for row in others.observe(fresh, {})])
+    truth = np.stack([row["features"] for row in look(others, fresh)])
 
     def result(found: list[Picture]):
-        return protocol.compare(np.stack([row["features"] for row in own.observe(found, {})]), truth)
+        return protocol.compare(np.stack([row["features"] for row in look(own, found)]), truth)
 
     clean = result(fresh)
     levels = {"blur": [blurred(s) for s in (0.5, 1, 2)], "grey": [greyed(s) for s in (0.5, 1)]}
@@ -144,7 +146,7 @@ def test_the_lite_kernel_distance_needs_a_reference_for_other_prompts(tmp_path):
     foreign = Picture(Item("0", "all", "a city at night"), 0, picture.path, picture.sha256, picture.size)
     stage = protocol.stages[1]
     with pytest.raises(DataError, match="nothing to compare"):
-        stage.observe([foreign], {})
+        look(stage, [foreign])
 
 
 @pytest.fixture
@@ -180,10 +182,24 @@ def test_the_canary_keeps_the_answers_of_the_cpu_for_other_weights():
 def test_features_do_not_depend_on_the_batch(effnet_stage, tmp_path):
     found = pictures(tmp_path / "some", 5)
     effnet_stage.open()
-    together = effnet_stage.observe(found, {})
-    effnet_stage.forward = 2
-    for one, other in zip(together, effnet_stage.observe(found, {}), strict=True):
+    together = look(effnet_stage, found)
+    effnet_stage.batch = 2
+    for one, other in zip(together, look(effnet_stage, found), strict=True):
         assert np.allclose(one["features"], other["features"], atol=1e-4)
+
+
+def test_the_engine_says_to_the_bit_what_the_network_says_of_whole_batches(tmp_path):
+    """Through threads, the store and the disk."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 7, 3), torch.nn.ReLU(), torch.nn.Flatten())
+    extractor = Extractor({"network": "toy"}, effnet.prepare, lambda: network)
+    found = pictures(tmp_path / "some", 11)
+    list(observe(open_stores(tmp_path, [FeatureStage(extractor, 4)]), found))
+    with torch.inference_mode():
+        batches = torch.stack([effnet.prepare(picture.pixels()) for picture in found]).split(4)
+        expected = torch.cat([network(batch) for batch in batches]).numpy()
+    stores = open_stores(tmp_path, [FeatureStage(extractor, 4)])
+    assert np.array_equal(np.stack([stores["features"][picture]["features"] for picture in found]), expected)
 
 
 def test_cmmd_and_fd_dinov2_run_on_tiny_models_of_their_classes(tmp_path):

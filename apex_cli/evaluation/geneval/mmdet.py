@@ -41,7 +41,12 @@ class RecordedDetections:
     def open(self) -> None:
         self.rows = read(self.path)
 
-    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
+    def prepare(self, picture: Picture) -> None:
+        """The file says it all."""
+
+    def observe(
+        self, pictures: Sequence[Picture], prepared: Sequence[Any], before: Mapping[str, Sequence[Observation]]
+    ) -> list[Observation]:
         return [self._find(picture) for picture in pictures]
 
     def _find(self, picture: Picture) -> Observation:

@@ -37,8 +37,13 @@ class Detections:
         self.detector = mask2former.Mask2Former(self.folder)
         canary.check_detector(self.detector, self.folder, self.identity["weights"], self.strictness)
 
-    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
-        found = self.detector.detect([picture.pixels() for picture in pictures])
+    def prepare(self, picture: Picture) -> Any:
+        return picture.pixels()
+
+    def observe(
+        self, pictures: Sequence[Picture], prepared: Sequence[Any], before: Mapping[str, Sequence[Observation]]
+    ) -> list[Observation]:
+        found = self.detector.detect(prepared)
         return [{"objects": [seen.to_json() for seen in one]} for one in found]
 
 
@@ -62,15 +67,20 @@ class Colors:
         self.namer = colors.ColorNamer(self.folder)
         canary.check_namer(self.namer, self.folder, self.identity["weights"], self.strictness)
 
-    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
-        return [self._name(picture, said) for picture, said in zip(pictures, before["detections"], strict=True)]
+    def prepare(self, picture: Picture) -> Any:
+        return picture.pixels() if _colored(picture.item) else None
 
-    def _name(self, picture: Picture, said: Observation) -> Observation:
+    def observe(
+        self, pictures: Sequence[Picture], prepared: Sequence[Any], before: Mapping[str, Sequence[Observation]]
+    ) -> list[Observation]:
+        return [self._name(*one) for one in zip(pictures, prepared, before["detections"], strict=True)]
+
+    def _name(self, picture: Picture, pixels: Any, said: Observation) -> Observation:
         if "error" in said:
             return {"error": "no detections"}
         asked = _colored(picture.item)
         found = {i: Seen.from_json(row) for i, row in enumerate(said["objects"]) if row["kind"] in asked}
-        named = self.namer.name(picture.pixels(), list(found.values())) if found else []
+        named = self.namer.name(pixels, list(found.values())) if found else []
         return {"colors": {str(i): row for i, row in zip(found, named, strict=True)}}
 
 

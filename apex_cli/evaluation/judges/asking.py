@@ -57,17 +57,18 @@ class Answers:
     def open(self) -> None:
         self.judge.open()
 
-    def observe(self, pictures: Sequence[Picture], before: Mapping[str, Sequence[Observation]]) -> list[Observation]:
-        asked: list[list[list[Query]] | str] = []
-        for picture in pictures:
-            try:
-                views = self.views(picture)
-            except ValueError as error:
-                asked.append(str(error))
-                continue
-            asked.append([[Query(view, text, system) for system, text in self.texts(picture.item)] for view in views])
-        answers = self._ask([query for one in asked if not isinstance(one, str) for view in one for query in view])
-        return [{"error": one} if isinstance(one, str) else self._observation(one, answers) for one in asked]
+    def prepare(self, picture: Picture) -> Sequence[Picture]:
+        return self.views(picture)
+
+    def observe(
+        self, pictures: Sequence[Picture], prepared: Sequence[Any], before: Mapping[str, Sequence[Observation]]
+    ) -> list[Observation]:
+        asked = [
+            [[Query(view, text, system) for system, text in self.texts(picture.item)] for view in views]
+            for picture, views in zip(pictures, prepared, strict=True)
+        ]
+        answers = self._ask([query for one in asked for view in one for query in view])
+        return [self._observation(one, answers) for one in asked]
 
     def _ask(self, queries: Sequence[Query]) -> dict[str, list[Answer]]:
         """Query key -> its answers, the last of which is the best there is."""

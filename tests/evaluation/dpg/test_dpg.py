@@ -6,6 +6,7 @@ import csv
 
 import numpy as np
 import pytest
+from looking import look
 from PIL import Image
 from tiny_judges import picture
 
@@ -149,7 +150,7 @@ def test_an_official_grid_is_cut_and_a_wrong_size_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="16 x 16, no grid of 2 x 2 cells of 16"):
         cells(picture(tmp_path, item, pixels=grid), 16, tmp_path)
     own = protocol("dpg@official", folder, grid=16)
-    (said,) = own.stages[0].observe([picture(tmp_path, item, pixels=grid)], {})
+    (said,) = look(own.stages[0], [picture(tmp_path, item, pixels=grid)])
     assert own.prompts.n == 1 and "no grid" in said["error"]
 
 
@@ -170,5 +171,5 @@ def test_answers_come_from_a_record(folder):
     (stage,) = own.stages
     stage.open()
     shown: Picture = picture(folder, next(i for i in own.prompts.items if i.id == "c"))
-    (said,) = stage.observe([shown], {})
+    (said,) = look(stage, [shown])
     assert said["answers"] == [[True, False]] and own.summarise([shown], {"answers": {shown: said}}).value == 50

@@ -6,6 +6,7 @@ import base64
 import json
 
 import pytest
+from looking import look
 from tiny_judges import picture
 
 from apex_cli.errors import SetupError, UsageError
@@ -100,7 +101,7 @@ def stage(judge, record=None):
 def test_nonsense_is_asked_again_and_then_reported(serve, tmp_path):
     server = serve(lambda n, body: "hm" if "how old" in str(body) else "12")
     one = picture(tmp_path, ITEM)
-    (said,) = stage(endpoint(server)).observe([one], {})
+    (said,) = look(stage(endpoint(server)), [one])
     assert said["answers"] == [[12, None]] and said["error"] == "unreadable after 3 answers: 'hm'"
     assert [a["text"] for a in said["raw"][1]] == ["hm"] * READINGS and len(server.requests) == 1 + READINGS
     assert tokens([said]) == (4_000, 40)
@@ -108,19 +109,19 @@ def test_nonsense_is_asked_again_and_then_reported(serve, tmp_path):
 
 def test_nonsense_once_is_forgiven(serve, tmp_path):
     server = serve(lambda n, body: "hm" if n == 0 else "12")
-    (said,) = stage(endpoint(server, workers=1)).observe([picture(tmp_path, ITEM)], {})
+    (said,) = look(stage(endpoint(server, workers=1)), [picture(tmp_path, ITEM)])
     assert said["answers"] == [[12, 12]] and "error" not in said and [a["text"] for a in said["raw"][0]] == ["hm", "12"]
 
 
 def test_what_was_recorded_is_replayed_without_a_server(serve, tmp_path):
     server = serve(lambda n, body: str(40 + n))
     pictures = [picture(tmp_path, ITEM, k) for k in range(2)]
-    first = stage(endpoint(server), tmp_path / "raw.jsonl").observe(pictures, {})
+    first = look(stage(endpoint(server), tmp_path / "raw.jsonl"), pictures)
     judge = Recorded(tmp_path / "raw.jsonl", "judge-1")
     judge.open()
-    again = stage(judge).observe(pictures, {})
+    again = look(stage(judge), pictures)
     assert [said["answers"] for said in again] == [said["answers"] for said in first] and len(server.requests) == 4
-    (unknown,) = stage(judge).observe([picture(tmp_path, Item("8", "", ""))], {})
+    (unknown,) = look(stage(judge), [picture(tmp_path, Item("8", "", ""))])
     assert "2 questions without an answer, the first: raw.jsonl has no answer" in unknown["error"]
 
 
