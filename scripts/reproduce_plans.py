@@ -52,9 +52,9 @@ What of it was held against something:
 - FLOPs: torch's formulas on the real modules and the real loss. Qwen-Image's 20 B are counted from a few of the
   sixty equal blocks; a test counts all sixty and finds the same number, and four blocks of full width agree with
   published ratios within 1.5 %;
-- memory: within 10 % of the allocator's record for real steps of tiny pipelines on a CPU, without sharding
-  (tests/training/test_memory.py). Sharded, offloaded and full-size figures were held against nothing; what kernels and
-  the allocator take for themselves comes on top;
+- memory: within 10 % of the allocator's record for real steps of tiny pipelines on a CPU, of one process
+  (tests/training/test_memory.py), and of two ranks under FSDP for a tiny SANA in full tuning. Offloaded and full-size
+  figures were held against nothing; what kernels, collectives and the allocator take for themselves comes on top;
 - time: the data sheet's rate times an assumed 35 %. Held against nothing.
 """
 

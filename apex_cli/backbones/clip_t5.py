@@ -7,7 +7,7 @@ condition shift acts on all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +19,26 @@ from apex_cli.flow.condition import Cond
 class ClipT5Backbone(PipelineBackbone):
     """`text_encoder` holds every text encoder of the pipeline."""
 
+    t5: ClassVar[str]
+    """Number of the one that is T5, as in the names of the pipeline's components."""
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
     def __init__(self, config: Any, transformer: nn.Module | None = None):
         super().__init__(config, transformer)
         parts = self.pipeline.components
-        self.text_encoder = nn.ModuleDict({name: parts[name] for name in parts if name.startswith("text_encoder")})
+        self.text_encoder = nn.ModuleDict(
+            {name: part for name, part in parts.items() if name.startswith("text_encoder") and part is not None}
+        )
 
     def _measure(self) -> None:
         super()._measure()
         self.pooled_dim = self.network.config.pooled_projection_dim
 
     def lengths(self) -> dict[str, int]:
-        """Tokens that each text encoder reads, by its number: "" for the first, "_2"...; T5 is the last."""
-        *clips, t5 = (name.removeprefix("text_encoder") for name in self.text_encoder)
-        length: int = self.pipeline.tokenizer_max_length
-        return dict.fromkeys(clips, length) | {t5: self.config.max_tokens}
+        """Tokens that each text encoder reads, by its number: "" for the first, "_2"..."""
+        clip: int = self.pipeline.tokenizer_max_length
+        numbers = [name.removeprefix("text_encoder") for name in self.text_encoder]
+        return {number: self.config.max_tokens if number == self.t5 else clip for number in numbers}
 
     def tokenise(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids [B, length] for every text encoder."""

@@ -32,6 +32,7 @@ class Flux(ClipT5Backbone):
 
     Config = FluxConfig
     pipeline_class = "FluxPipeline"
+    t5 = "_2"
     patch = 2
 
     def dimensions(self) -> tuple[int, int, int]:

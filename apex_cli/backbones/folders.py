@@ -39,6 +39,12 @@ def check(folder: str, pipeline_class: str) -> None:
     refuse_pickles(Path(folder))
 
 
+def lacks(path: str, component: str) -> bool:
+    """Whether the index of a folder has null for `component`, or does not name it; of a hub id nothing is known."""
+    index = Path(locate(path)) / "model_index.json"
+    return index.is_file() and json.loads(index.read_text()).get(component, [None, None])[1] is None
+
+
 def refuse_pickles(folder: Path) -> None:
     """A pickle can run any code when it is opened; only safetensors are read."""
     for file in sorted(folder.rglob("*")):
@@ -76,7 +82,7 @@ def torch_dtype(name: str) -> Any:
 
 def load(path: str, pipeline_class: str, dtype: str = "fp32", vae_dtype: str = "fp32", **parts: Any):
     """The pipeline object of a folder or hub id; under `torch.device("meta")` without its weights. `parts`: components
-    that take the place of its own."""
+    that take the place of its own; None leaves one out."""
     import diffusers
     import torch
     from safetensors import SafetensorError
@@ -86,7 +92,7 @@ def load(path: str, pipeline_class: str, dtype: str = "fp32", vae_dtype: str = "
     folder = locate(path)
     check(folder, pipeline_class)
     if torch.get_default_device().type == "meta":
-        return cast(skeletons.build(folder, pipeline_class), dtype)
+        return cast(skeletons.build(folder, pipeline_class, [name for name in parts if parts[name] is None]), dtype)
     try:
         formats = {"vae": torch_dtype(vae_dtype), "default": torch_dtype(dtype)}
         kind = getattr(diffusers, pipeline_class)

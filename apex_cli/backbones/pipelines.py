@@ -63,6 +63,7 @@ class PipelineBackbone:
         compact.check(config.dtype if real else "")
         if config.path:
             given: dict[str, Any] = {} if transformer is None else {"transformer": transformer}
+            given |= dict.fromkeys(self.left_out(config))
             self.pipeline = folders.load(config.path, self.pipeline_class, config.dtype, **given)
         else:
             self.pipeline = folders.cast(self.fresh(config.tiny), config.dtype)
@@ -76,6 +77,11 @@ class PipelineBackbone:
         if real and transformer is None and config.dtype in compact.FORMATS:
             compact.round_weights(self.network, config.dtype)
         self._measure()
+
+    @staticmethod
+    def left_out(config: Any) -> tuple[str, ...]:
+        """Components that the pipeline is loaded without (they are None then)."""
+        return ()
 
     @staticmethod
     def fresh(tiny: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 """What a skeleton reads of a hub repository: configurations and tokenizers."""
 
 
-def build(folder: str, pipeline_class: str) -> Any:
-    """The pipeline object of a folder, or of a hub id whose small files are in the local cache."""
+def build(folder: str, pipeline_class: str, left_out: Collection[str] = ()) -> Any:
+    """The pipeline object of a folder, or of a hub id whose small files are in the local cache. Components in
+    `left_out`, and those that the folder lists as null, are None."""
     import diffusers
 
     place = Path(folder) if Path(folder).is_dir() else _cached(folder)
     index = json.loads((place / "model_index.json").read_text())
-    rows = {name: row for name, row in index.items() if isinstance(row, list) and row[1] is not None}
-    parts = {name: _component(place / name, *row) for name, row in rows.items()}
+    rows = {name: row for name, row in index.items() if isinstance(row, list)} | dict.fromkeys(left_out, (None, None))
+    parts = {name: None if row[1] is None else _component(place / name, *row) for name, row in rows.items()}
     return getattr(diffusers, pipeline_class)(**parts)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from apex_cli.data.store import digest
 
-ELSEWHERE = {"path", "tiny", "resolution"}
+ELSEWHERE = {"path", "tiny", "resolution", "t5"}
 """Settings of a backbone that prompts do not depend on, or only through the weights."""
 VOLATILE = {
     *("architectures", "transformers_version", "dtype", "torch_dtype"),  # of configurations
@@ -74,5 +74,9 @@ def reader(backbone: Any) -> dict[str, Any]:
         "backbone": type(backbone).__name__,
         "settings": backbone.config.model_dump(mode="json", exclude=ELSEWHERE),
         "text_encoder": module(backbone.text_encoder),
-        "tokenizers": {name: tokenizer(parts[name]) for name in sorted(parts) if name.startswith("tokenizer")},
+        "tokenizers": {
+            name: tokenizer(parts[name])
+            for name in sorted(parts)
+            if name.startswith("tokenizer") and parts[name] is not None
+        },
     }

@@ -94,6 +94,7 @@ def _code(model: Any, wanted: Wanted, base: str | None) -> dict[str, Any]:
         "imports": imports,
         "place": (f'f"{{folder}}/{BASE}"' if base == BASE else f'"{base}"') if apart else "folder",
         "parts": parts,
+        "left_out": backbone.left_out(backbone.config),
         "adapters": adapters,
         "lora_file": lora.FILE,
         "scheduler": stock.scheduler_arguments(config.sampler),

@@ -2,7 +2,8 @@
 
 ComfyUI (comfy/lora.py, comfy/weight_adapter/lora.py) maps `transformer.` + diffusers' module name to its own weights
 for the classes below, takes `lora_B`, `lora_A` and `alpha` of each and adds alpha / rank * B A; where `alpha` is
-missing, it scales by 1. It does not read the metadata in which diffusers keeps alpha.
+missing, it scales by 1. It does not read the metadata in which diffusers keeps alpha. It has a place for every linear
+layer of these classes, q, k and v in rows of one weight: tests/commands/comfyui_rules.py states them.
 """
 
 from __future__ import annotations

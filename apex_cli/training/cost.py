@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from apex_cli.flow.condition import Cond
 from apex_cli.objectives.base import Batch, Nets, Objective
 from apex_cli.objectives.fm import FlowMatching, FlowMatchingConfig
 from apex_cli.training import lora
-from apex_cli.training.live import Live, activations, peak
+from apex_cli.training.live import Course, Live, activations, peak
 from apex_cli.training.parts import Parts
 from apex_cli.training.repeats import Count, Repeats
 from apex_cli.training.settings import TrainConfig
@@ -51,6 +51,8 @@ class StepCost:
     """The most bytes alive at once, state and gradients not counted: what autograd keeps, and temporaries."""
     peak: int
     """The same with the gradients that are there at that moment."""
+    course: Course = field(compare=False, repr=False)
+    """What these two are the most of; without the gradients that were there before."""
 
     @property
     def total(self) -> int:
@@ -60,9 +62,14 @@ class StepCost:
 class Bench:
     """A backbone with its trained parts, ready to be asked what a step of some objective on `prompts` costs."""
 
-    def __init__(self, backbone: Any, objective: Objective, config: TrainConfig, prompts: Sequence[str], size: int):
-        """`backbone` lies on the meta device; `prompts` (none for pixels) and `size`: the rows of one micro-batch."""
+    def __init__(
+        self, backbone: Any, objective: Objective, config: TrainConfig, prompts: Sequence[str], size: int,
+        sharded: bool = False,
+    ):  # fmt: skip
+        """`backbone` lies on the meta device; `prompts` (none for pixels) and `size`: the rows of one micro-batch.
+        `sharded`: as on ranks among which the network lies in shards."""
         self.backbone, self.config, self.prompts, self.size = backbone, config, list(prompts), size
+        self.sharded = sharded
         with torch.device("meta"):
             self.parts = Parts(backbone, objective.needs, config, objective.modules)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -126,7 +133,7 @@ class Bench:
         found = self.repeats.count(lambda: self._count(objective, accumulate, asked))
         before = sum(value.nbytes for value in self.parts.named.values()) if accumulate else 0
         flops = {name: round(value) for name, value in found.numbers.items()}
-        return StepCost(flops, asked[-1], activations(found.course), before + peak(found.course))
+        return StepCost(flops, asked[-1], activations(found.course), before + peak(found.course), found.course)
 
     def plain(self) -> int:
         """FLOPs of a step of plain flow matching; its one graph is checkpointed like the objective's first."""
@@ -201,7 +208,8 @@ class Bench:
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
+        half = self.config.precision == "bf16"
+        with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=not self.sharded):
             yield
 
 

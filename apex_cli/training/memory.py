@@ -18,6 +18,8 @@ from apex_cli.backbones.blocks import blocks
 from apex_cli.backbones.compact import away_bytes
 from apex_cli.objectives.base import Objective
 from apex_cli.training.cost import Bench, StepCost
+from apex_cli.training.live import Course
+from apex_cli.training.repeats import is_forward
 
 LATENT = 4
 """Bytes of a number in latents."""
@@ -25,7 +27,8 @@ LATENT = 4
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank. Not all `parts` exist at once: gradients come while activations go."""
+    """Bytes of one rank. Not all `parts` exist at once: gradients come while activations go, and of what lies in
+    shards only a block or two are whole."""
 
     parts: dict[str, int]
     """On the device that trains."""
@@ -35,51 +38,85 @@ class Memory:
     """The most at once on that device."""
 
 
-def of_run(bench: Bench, objective: Objective, data: Any, cost: StepCost, ranks: int, on_gpu: bool) -> Memory:
-    """The memory of a run whose micro-batches cost `cost`."""
+def of_run(
+    bench: Bench, objective: Objective, data: Any, cost: StepCost, ranks: int, on_gpu: bool, forwards: int = 1
+) -> Memory:
+    """The memory of a run whose micro-batches, `forwards` on each rank, cost `cost`."""
     network, idle = bench.backbone.network, _idle(bench, objective)
     trained, adapters = trained_bytes(bench), _adapters(bench)
-    sharded = Sharded(network, bench, adapters) if bench.config.sharding == "fsdp" and ranks > 1 else None
-    held = trained if sharded is None else trained - sharded.trained * (ranks - 1) // ranks
+    shards = Shards(network, bench.parts.lora, ranks if bench.sharded else 1)
+    held = trained - shards.elsewhere(trained=True)
     frozen = sum(module_bytes(module) for module in bench.modules.values()) - idle - trained
-    copied = module_bytes(network) if _copies(bench, objective) else 0
-    if sharded is not None:
-        frozen -= sharded.frozen * (ranks - 1) // ranks
-        copied -= parameter_bytes(network) * (ranks - 1) // ranks if copied else 0
     away = away_bytes(network)
     state = {
-        "frozen weights": frozen,
+        "frozen weights": frozen - shards.elsewhere(trained=False),
         "trained weights": held - adapters,
         "LoRA": adapters,
         "optimizer": 2 * held,
         "average": held if bench.config.ema else 0,
-        "real network": copied,
-        "gathered weights": sharded.gathered if sharded is not None else max(away, default=0) if on_gpu else 0,
+        "real network": module_bytes(network) - shards.elsewhere() if _copies(bench, objective) else 0,
     }
     host = {
         "idle encoders": idle,
         "offloaded weights": sum(away),
         "latents": 0 if hasattr(data, "pixels") else latent_bytes(bench, data),
     }
-    step = cost.peak - (trained - held)
-    update = held * (2 if ranks > 1 else 1)  # several ranks average one flat copy
-    passing = max(step, update, idle) if on_gpu else max(step, update) + sum(host.values())
-    return Memory(state | {"gradients": held, "activations": cost.activations}, host, sum(state.values()) + passing)
+    gathered = shards.gathered if bench.sharded else max(away, default=0) if on_gpu else 0
+    step = gathered + cost.peak
+    if bench.sharded:
+        step = shards.peak(cost.course, held / trained, held if forwards > 1 else 0)
+    update = held + (trained - shards.trained if ranks > 1 else 0)  # what is whole is averaged as one flat copy
+    drawing = idle + gathered  # the network is asked while grids are drawn
+    passing = max(step, update, drawing) if on_gpu else max(step, update) + sum(host.values())
+    parts = {"gathered weights": gathered, "gradients": held + 2 * shards.summed, "activations": cost.activations}
+    return Memory(state | parts, host, sum(state.values()) + passing)
 
 
-class Sharded:
-    """What FSDP2 shares out of a transformer (see sharding.py), in bytes over all ranks."""
+class Shards:
+    """What FSDP2 (see sharding.py) makes of a network on `ranks` ranks, in bytes of the rank that has the most.
 
-    def __init__(self, network: nn.Module, bench: Bench, adapters: int):
-        lora, config = bench.parts.lora, bench.config
-        weights = parameter_bytes(network) - adapters
-        self.trained, self.frozen = (0, weights) if lora else (weights, 0)
-        sizes = [parameter_bytes(block) for block in blocks(network)]
-        largest, outside = max(sizes), weights + adapters - sum(sizes)
-        once = largest + outside
-        in_bf16 = config.precision == "bf16" and min(config.recomputed) < 1
-        self.gathered = once * (1 if lora else 2) + (weights // 2 if in_bf16 else 0)
-        """A block at a time and what is in none, with their gradients; autocast's copies of all until the backward."""
+    A block is gathered into a buffer and copied out of it. In a forward the buffer stays until that of the next block
+    has been copied, in a backward the next block is fetched while one computes: so two copies of a block lie here while
+    it computes, and a third while it is copied. What is in no block is whole for a forward, and for a backward. The
+    gradients of a block are whole until it is done; then they lie in a buffer, to be summed over the ranks, until the
+    next block is.
+    """
+
+    def __init__(self, network: nn.Module, lora: bool, ranks: int):
+        self.network, self.lora, self.ranks = network, lora, ranks
+        self.trained = sum(value.nbytes for value in self._shared(network) if value.requires_grad)
+        """Of all ranks together."""
+        whole, *sizes = (sum(value.nbytes for value in self._shared(part)) for part in (network, *blocks(network)))
+        self.block, self.outside = max(sizes, default=0), whole - sum(sizes)
+        """The largest block, and what is in none."""
+        self.summed = self.block if self.trained else 0
+        """A buffer of gradients."""
+        self.gathered = self.outside + 2 * self.block + max(self.block, self.outside)
+        """The most that lies here beside this rank's shares."""
+
+    def _shared(self, module: nn.Module) -> list[nn.Parameter]:
+        """Parameters that lie in shards: all but adapters, where there are several ranks."""
+        return [value for value in module.parameters() if self.ranks > 1 and not (self.lora and value.requires_grad)]
+
+    def elsewhere(self, trained: bool | None = None) -> int:
+        """Bytes that other ranks keep; `trained`: of what is trained, or of what is not."""
+        wanted = [value for value in self._shared(self.network) if trained in (None, value.requires_grad)]
+        return sum(value.nbytes - -(-len(value) // self.ranks) * value[:1].nbytes for value in wanted)
+
+    def peak(self, course: Course, share: float, before: int) -> int:
+        """The most bytes at once of a step, gathered weights included. `share`: of a gradient that this rank keeps;
+        `before`: bytes of gradients that are there from earlier micro-batches, into which the new ones go."""
+        most = 0
+        for (place, _), moments in course.items():
+            if not moments:
+                continue
+            entered, done = moments[0]
+            gradients = (before or round(share * done)) + min(done, self.summed) - done
+            high = max(total for total, _ in moments) + self.outside + 2 * self.block
+            if is_forward(place):
+                high = max(high, entered + self.gathered)
+            most = max(most, high + gradients)
+        return most
 
 
 def _idle(bench: Bench, objective: Objective) -> int:
@@ -103,10 +140,6 @@ def _copies(bench: Bench, objective: Objective) -> bool:
 
 def trained_bytes(bench: Bench) -> int:
     return sum(p.nbytes for p in bench.parts.named.values())
-
-
-def parameter_bytes(module: nn.Module) -> int:
-    return sum(value.nbytes for value in module.parameters())
 
 
 def module_bytes(module: nn.Module) -> int:

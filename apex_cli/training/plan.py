@@ -18,6 +18,7 @@ from apex_cli.data.pools import pools
 from apex_cli.errors import UsageError
 from apex_cli.gpus import Gpu
 from apex_cli.objectives.base import Objective
+from apex_cli.training import sharding
 from apex_cli.training.cost import Bench, Evaluations, StepCost
 from apex_cli.training.memory import Memory, latent_bytes, module_bytes, of_run, trained_bytes
 from apex_cli.training.schedule import Order, micro_slices
@@ -110,12 +111,13 @@ def make(
     """
     if config.batch % ranks:
         raise UsageError(f"train.batch = {config.batch} cannot be shared by {ranks} ranks.", "Change either.")
+    sharded = sharding.wanted(config, objective.needs, ranks)
     slices = micro_slices(config.batch, ranks, 0, config.micro_batch)
     size, inputs = slices[0].stop - slices[0].start, objective.needs.inputs
     rows = Order(pools(data), config.batch, config.seed).rows(0)[:size].tolist()
-    bench = Bench(backbone, objective, config, [] if inputs == "pixels" else data.prompts(rows), size)
+    bench = Bench(backbone, objective, config, [] if inputs == "pixels" else data.prompts(rows), size, sharded)
     tokens, kept = (0, 0) if inputs == "pixels" else bench.prompt()
-    cost = bench.cost(objective, accumulate=len(slices) > 1)
+    cost = bench.cost(objective, accumulate=len(slices) > 1 and not sharded)
     plain = bench.plain() if inputs == "latents" else None
     compute = _compute(cost, plain, bench.forward(objective), config.batch, size)
     on_gpu = gpu is not None or torch.accelerator.is_available()
@@ -123,7 +125,7 @@ def make(
         Geometry(config.batch, ranks, size, len(slices), tokens),
         _parameters(bench),
         compute,
-        of_run(bench, objective, data, cost, ranks, on_gpu),
+        of_run(bench, objective, data, cost, ranks, on_gpu, len(slices)),
         _disk(bench, objective, data, kept),
         _duration(compute.step / ranks, config, mfu, gpu),
         _assumptions(config, mfu, gpu),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -112,6 +113,11 @@ class Repeats:
         return Count(counted.numbers, course)
 
 
+def is_forward(place: Any) -> bool:
+    """Whether what a course names so is the forward of a block, and not what a backward computes again of it."""
+    return place is not None and place[-1] == "forward"
+
+
 def _shape(block: nn.Module) -> Hashable:
     tensors = (*block.named_parameters(), *block.named_buffers())
     return repr(block), tuple((name, value.shape, value.dtype, value.requires_grad) for name, value in tensors)
@@ -119,7 +125,8 @@ def _shape(block: nn.Module) -> Hashable:
 
 def _watch(block: nn.Module, live: Live, place: Hashable) -> tuple[Any, Any]:
     def entered(*_: Any) -> None:
-        live.mark((place, "forward"))
+        in_backward = torch._C._current_graph_task_id() != -1  # as torch's FSDP asks
+        live.mark((place, "again" if in_backward else "forward"))
 
     def left(_: nn.Module, __: Any, answers: Any) -> None:
         for k, answer in enumerate(tree_leaves(answers)):

@@ -184,7 +184,9 @@ def test_shards_divide_what_each_rank_holds(tmp_path):
         return build.plan(read, ranks=4, gpu="a100-80gb").memory.parts
 
     whole, sharded = parts(), parts(sharding="fsdp")
-    assert all(sharded[name] == whole[name] // 4 for name in ("trained weights", "optimizer", "average", "gradients"))
+    for name in ("trained weights", "optimizer", "average"):  # a tensor of six rows takes two of eight
+        assert whole[name] / 4 <= sharded[name] < 1.02 * whole[name] / 4
+    assert whole["gradients"] / 4 < sharded["gradients"]  # those of a block are whole until it is done
     assert sharded["real network"] < 0.5 * whole["real network"]  # buffers stay whole
     assert sharded["gathered weights"] > whole["gathered weights"] == 0
     lora, both = parts(**LORA), parts(**LORA, sharding="fsdp")

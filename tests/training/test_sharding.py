@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomli_w
+from ranks import on_two_ranks
 from safetensors.torch import load_file
 from tiny_runs import APEX, DEFAULTS, LORA, TINY, apex, metrics, write_recipe
 
-HERE = Path(__file__).resolve().parent
 PICTURES = {
     "backbone": {"name": "sana", "tiny": TINY | {"layers": 2}, "max_tokens": 64},
     "data": DEFAULTS["data"],
@@ -49,21 +44,6 @@ def losses(run: Path) -> np.ndarray:
     return np.array([[record["loss"], record["grad_norm"]] for record in metrics(run)])
 
 
-def on_two_ranks(*commands: list[object]) -> str:
-    """Run `apex` commands under torchrun; what they wrote to stderr."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    script = [HERE / "two_ranks.py", str(port), json.dumps([[str(word) for word in words] for words in commands])]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *script]
-    path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        launch, cwd=HERE.parents[1], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path}
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Callable[[], Path]:
     """`runs()`: RECIPE.toml, and folders `one/RECIPE` by one process, `two/RECIPE` by two ranks, `on/RECIPE` where the
@@ -79,7 +59,8 @@ def runs(tmp_path_factory) -> Callable[[], Path]:
             shutil.copytree(folder / "one" / name, folder / "on" / name)
             shutil.rmtree(folder / "on" / name / "step-000004")
         runs = [*((name, "two") for name in RUNS), ("full", "on"), ("lora", "on")]
-        told = on_two_ranks(*(["train", folder / f"{name}.toml", "--out", folder / to / name] for name, to in runs))
+        commands = [["train", folder / f"{name}.toml", "--out", folder / to / name] for name, to in runs]
+        told = on_two_ranks("two_ranks.py", commands)
         (folder / "told").write_text(told)
         return folder
 

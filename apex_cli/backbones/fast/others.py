@@ -6,9 +6,8 @@ diffusers' fused processor for Stable Diffusion 3 leaves out the norms of 3.5.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
-
-from torch import Tensor
 
 from apex_cli.backbones.clip_t5 import ClipT5Backbone
 from apex_cli.backbones.fast import graphs, projections
@@ -16,6 +15,7 @@ from apex_cli.backbones.fast.twin import Fast
 from apex_cli.backbones.flux import Flux
 from apex_cli.backbones.sd3 import Sd3
 from apex_cli.backbones.zimage import ZImage
+from apex_cli.flow.condition import Cond
 
 
 class FastClipT5(Fast, ClipT5Backbone):
@@ -23,8 +23,9 @@ class FastClipT5(Fast, ClipT5Backbone):
 
     masks_text = False
 
-    def real(self, tokens: dict[str, Tensor]) -> list[int]:
-        return [sum(ids.shape[1] for ids in tokens.values())] * len(tokens[""])
+    def _read(self, prompts: Sequence[str]) -> tuple[Cond, Sequence[int]]:
+        cond = self.embed(self.tokenise(prompts))
+        return cond, [cond.tokens.shape[1]] * len(prompts)
 
 
 class FastFlux(FastClipT5, Flux):

@@ -1,0 +1,57 @@
+"""What one rank holds and what a step asks of its allocator, for several recipes on the ranks of one torchrun.
+
+    torchrun --nproc_per_node 2 rank_memory.py PORT '[[RECIPE, FOLDER], ...]'
+
+Recipe i meets at PORT + i and leaves FOLDER/RANK.json. What the transport takes for itself is left
+out: gloo gathers into a tensor of its own, NCCL works in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import allocator
+import torch
+from accelerate.state import AcceleratorState
+
+from apex_cli import build, recipe
+from apex_cli.training.loop import Trainer
+from apex_cli.training.sharding import local
+
+
+def measured(read: recipe.Recipe, folder: Path) -> dict[str, int]:
+    """Bytes of this rank, by the names that a plan gives them."""
+    made = Trainer(build.job(read, folder))
+    deque(made._encode(), maxlen=0)
+    made._optimize()
+    before, gradients = allocator.state(made), []
+    made.optimizer.register_step_pre_hook(lambda *_: gradients.append(_bytes(p.grad for p in made.params.values())))
+    _, taken = allocator.parted(allocator.record(made), "gloo:", "c10d::")
+    gathered, _ = allocator.parted(taken, "FSDP::all_gather")
+    network = list(made.backbone.network.parameters())
+    return {
+        "weights": _bytes(network),
+        "optimizer": _bytes(v for entry in made.optimizer.state.values() for v in entry.values()),
+        "gradients": gradients[0],
+        "gathered weights": allocator.most(gathered),
+        "peak": before + allocator.most(taken),
+    }
+
+
+def _bytes(values: Any) -> int:
+    return sum(local(value).nbytes for value in values if value is not None)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    del os.environ["TORCHELASTIC_USE_AGENT_STORE"]  # its keys would meet those of the recipe before
+    for port, (file, folder) in enumerate(json.loads(sys.argv[2]), int(sys.argv[1])):
+        os.environ["MASTER_PORT"] = str(port)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        found = measured(recipe.load(file), Path(folder))
+        (Path(folder) / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
