@@ -95,8 +95,8 @@ def test_the_teacher_beside_the_student(run, student, tmp_path, capsys):
     ("argv", "code", "words"),
     [
         ([], 2, "There is no prompt."),
-        (["a", "--nfe", 0], 2, "NFE must be at least 1, not 0."),
-        (["a", "--compare", 0], 2, "NFE must be at least 1, not 0."),
+        (["a", "--nfe", 0], 2, "nfe = 0: Input should be greater than or equal to 1."),
+        (["a", "--compare", 0], 2, "nfe = 0: Input should be greater than or equal to 1."),
         (["a", "--n", 0], 2, "--n"),
         (["--prompt-file", "nowhere.txt"], 3, "'nowhere.txt' does not exist"),
         (["a", "--out", "file"], 7, "file"),
