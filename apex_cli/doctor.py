@@ -249,13 +249,12 @@ def _absent_model(path: str | None) -> tuple[str, str] | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     from apex_cli.backbones import folders
-    from apex_cli.recipe import recipe_names
+    from apex_cli.recipe import trained_by
 
     if path is None or Path(path).is_dir():
         return None
-    run = Path(path)
-    if run.parts[0] == "runs" and run.name in recipe_names():
-        return f"it starts from {path}, which is not there", f"apex train {run.name}"
+    if name := trained_by(path):
+        return f"it starts from {path}, which is not there", f"apex train {name}"
     try:
         place = folders.locate(path)
         if not Path(place).is_dir():

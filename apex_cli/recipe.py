@@ -36,7 +36,8 @@ SETTINGS = {
     "eval": "apex_cli.evaluation.settings:EvalConfig",
 }
 REMEDY = "`apex recipes ls` lists complete recipes, `apex recipes show NAME` prints one."
-
+RUNS = "runs"
+"""Where a run goes, by the name of its recipe."""
 
 TRAIN = Layout("train", "objective", CHOICES, SETTINGS)
 SYNTH = Layout(
@@ -112,6 +113,12 @@ def recipe_folder() -> Path:
 def recipe_names(command: str | None = None) -> list[str]:
     """Names of the shipped recipes, sorted: all, or those of one command, `train` or `synth-data`."""
     return sorted(p.stem for p in recipe_folder().glob("*.toml") if command in (None, command_of(p)))
+
+
+def trained_by(path: str) -> str | None:
+    """The shipped recipe whose run `path` is, unless told otherwise; None for any other path or hub id."""
+    place = Path(path)
+    return place.name if place.parent.name == RUNS and place.name in recipe_names("train") else None
 
 
 def command_of(path: Path) -> str:
