@@ -45,6 +45,16 @@ def test_a_picture_and_its_facts(run, tmp_path, capsys):
     assert "1 image(s) at 2 NFE (counted)" in err
 
 
+def test_pictures_of_other_evaluations_and_models_lie_beside(run, tmp_path, capsys):
+    asked = [(run, 1), (run, 2), (run / "step-000002", 1), (run, 1)]
+    for ckpt, nfe in asked:
+        assert apex("sample", "a red cube", "--ckpt", ckpt, "--out", tmp_path, "--nfe", nfe) == 0
+    told = [Path(line).name for line in capsys.readouterr().out.split()]
+    name = f"0000-a-red-cube-s0-0-nfe{{}}-{run.name}-step-00000{{}}.png"
+    assert told == [name.format(1, 4), name.format(2, 4), name.format(1, 2), name.format(1, 4)]
+    assert {path.name for path in tmp_path.iterdir()} == set(told)
+
+
 def test_json_prompt_file_and_grid(run, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a red cube\n\n two blue stars \n")
     argv = ["--prompt-file", tmp_path / "prompts.txt", "--n", 2, "--grid", "--ckpt", run, "--out", tmp_path / "out"]
