@@ -46,7 +46,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("samples"),
     as_json: Json = False,
 ) -> None:
-    """Make images and print their paths. Prompt, seed, counted NFE and checkpoint stand in the name and metadata of each.
+    """Make images and print their paths. Prompt, seed, counted NFE and checkpoint stand in the names and metadata.
 
     The same command again writes the same files."""
     texts = _texts(prompts or [], prompt_file)
