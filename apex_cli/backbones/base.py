@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,10 @@ class Backbone(Protocol):
     unused: tuple[str, ...]
     """Prefixes of parameters that nothing we compute depends on, as `transformer.NAME` or `text_encoder.NAME`; they
     never get a gradient, so training leaves them frozen."""
+
+    def with_config(self, config: Any) -> Self:
+        """Itself, the same weights, under another configuration of its class (resolution, prompt length)."""
+        ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Cond:
         """Text to embeddings, exactly as the stock pipeline makes them."""

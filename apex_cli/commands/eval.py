@@ -57,7 +57,7 @@ def evaluate(
     guidance: Annotated[float | None, typer.Option(help="Guidance scale, 1 for none.  [default: likewise]")] = None,
     n: Annotated[int | None, typer.Option("--n", help="Images per prompt.  [default: the suite's]")] = None,
     prompts: Annotated[int | None, typer.Option(help="Only so many prompts, spread over the tasks.")] = None,
-    seed: Annotated[int, typer.Option(help="Image k of prompt i depends on (seed, i, k) alone.")] = 0,
+    seed: Annotated[int, typer.Option(help="Image k of prompt i depends on (seed, i n + k), so on --n too.")] = 0,
     batch: Annotated[int, typer.Option(help="Images per forward; does not change the images.")] = 32,
     shard: Annotated[
         str | None,

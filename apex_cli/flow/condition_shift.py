@@ -1,6 +1,7 @@
 """The shifted condition c_fake = A c + b (Eq 9), the only thing that separates the fake branch from the real one.
 
-It acts on the raw prompt embedding, before the backbone's own normalisation and projection, on real tokens only.
+It acts on the raw prompt embedding, before the backbone's own normalisation and projection, on real tokens only: those
+that the mask of the condition names. FLUX and SD3 attend to their padding, so their mask names every position.
 
     scalar     A = a I,              b constant in every dimension
     diagonal   A = diag(a)           a, b vectors, or numbers that fill a vector
