@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from apex_cli.backbones.base import Backbone
     from apex_cli.flow.condition import Cond
+    from apex_cli.flow.guidance import Rescale
 
 FEW_STEP_SIGMAS = {1: (1.0, 0.0), 2: (1.0, 0.6, 0.0), 4: (1.0, 0.83, 0.67, 0.5, 0.0)}
 """Sigmas for 1, 2 and 4 evaluations with the renoise sampler."""
@@ -160,32 +161,22 @@ def generator(*key: int) -> Generator:
 
 
 class CountedVelocity:
-    """A velocity that counts the rows it evaluates and applies guidance; `rescaled`: see `guidance_rescale`."""
+    """A velocity that counts the rows it evaluates and applies guidance; `rescale`: see `guidance_rescale`."""
 
-    def __init__(self, backbone: Backbone, guidance: float, uncond: Cond | None, rescaled: bool = False):
+    def __init__(self, backbone: Backbone, guidance: float, uncond: Cond | None, rescale: Rescale | None = None):
         self.backbone, self.guidance, self.uncond, self.rows = backbone, guidance, uncond, 0
-        self.rescaled = rescaled
+        self.rescale: Rescale | None = rescale
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        from apex_cli.flow.guidance import guided
+
         self.rows += len(x_t)
         velocity = self.backbone.velocity(x_t, t, cond)
         if self.uncond is None:
             return velocity
         self.rows += len(x_t)
         empty = self.backbone.velocity(x_t, t, self.uncond.expand(len(x_t)))
-        guided = empty + self.guidance * (velocity - empty)
-        return as_long_as(velocity, guided, self.backbone.patch) if self.rescaled else guided
-
-
-def as_long_as(reference: Tensor, x: Tensor, patch: int) -> Tensor:
-    """`x` [B, C, h, w] with the norm of `reference` in every patch of `patch` x `patch` latent pixels, all channels."""
-    import torch
-
-    def squares(v: Tensor) -> Tensor:
-        return torch.nn.functional.avg_pool2d(v.float().square().sum(1, keepdim=True), patch)
-
-    ratio = (squares(reference) / squares(x)).sqrt().to(x.dtype)
-    return x * ratio.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
+        return guided(velocity, empty, self.guidance, self.rescale, self.backbone.patch)
 
 
 def chunks(requests: Iterable[Request], batch: int) -> Iterator[list[Request]]:
@@ -262,7 +253,7 @@ class Stages:
         import torch
 
         config = self.config
-        velocity = CountedVelocity(self.backbone, config.guidance, self.uncond, config.guidance_rescale is not None)
+        velocity = CountedVelocity(self.backbone, config.guidance, self.uncond, config.guidance_rescale)
         with torch.no_grad():
             latents = self.sampler(velocity, batch.noise, config.grid(), batch.cond, batch.gens)
         return replace(batch, latents=latents, nfe=velocity.rows / len(batch.requests))

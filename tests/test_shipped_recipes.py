@@ -89,3 +89,9 @@ def test_qwen_image_draws_as_its_pipeline_does():
     assert (read.sample.guidance, read.sample.guidance_rescale, read.sample.negative_prompt) == (4, "patch", " ")
     assert read.backbone.config.resolution == 512
     assert {source.limit for source in read.prompts.sources} == {600_000, 200_000}
+
+
+@pytest.mark.parametrize("name", ["qwen_lora_r32", "qwen_lora_r64"])
+def test_v_real_of_qwen_image_is_guided_as_it_is_drawn(name):
+    objective, drawn = recipe.load(name).objective.config, recipe.load_synth("synth_qwen_image").sample
+    assert (objective.guidance, objective.guidance_rescale) == (drawn.guidance, drawn.guidance_rescale)
