@@ -12,13 +12,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "apex_cli"
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 
-BASE = {"errors", "config"}
+BASE = {"errors", "config", "extras"}
 PARTS = {"objectives", "backbones", "samplers", "worlds"}
 MAKERS = {"data", "generation"}
 ENGINE = {"training", "evaluation", "benching", "exporting"} | MAKERS
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
+    "extras": set(),
     "registry": {"errors"},
     "torchvision_guard": set(),
     "mistakes": BASE,
