@@ -59,8 +59,8 @@ class Backbone(Protocol):
         """Normalised latents -> pixels [B, 3, H, W] in about [-1, 1] (not clamped)."""
         ...
 
-    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
-        """F(x_t, t, c): x_t [B, C, h, w], t [B] in [0, 1] -> [B, C, h, w]; `r`: a second time where there is one."""
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """F(x_t, t, c): x_t [B, C, h, w], t [B] in [0, 1] -> [B, C, h, w]."""
         ...
 
     def to(self, device: torch.device) -> None:

@@ -25,7 +25,7 @@ def cond():
 
 
 def test_scalar_shifts_real_tokens_and_leaves_padding_bit_identical(cond):
-    fake = cond.shifted(shift())
+    fake = shift()(cond)
     assert torch.equal(fake.tokens[cond.mask], -0.5 * cond.tokens[cond.mask] + 1)
     assert torch.equal(fake.tokens[~cond.mask], cond.tokens[~cond.mask])
     assert torch.equal(fake.mask, cond.mask)

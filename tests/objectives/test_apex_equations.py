@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tiny_networks import DIM, make_draws
 
 from apex_cli.flow import path
 from apex_cli.flow.condition import Cond
-from apex_cli.flow.weighting import WEIGHTINGS, squared_error
+from apex_cli.flow.weighting import Weighting, squared_error
 from apex_cli.generation import CountedVelocity
 from apex_cli.objectives import apex
 from apex_cli.objectives.apex import Apex
@@ -37,7 +38,7 @@ def shifted(cond: Cond) -> Cond:
     return Cond(torch.where(cond.mask[..., None], -0.5 * cond.tokens + 1, cond.tokens), cond.mask)
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("weighting", get_args(Weighting))
 @pytest.mark.parametrize("mix", [0.0, 0.3, 1.0])
 def test_theorem_1_mix_and_alternative_loss_have_one_gradient(student, batch, point, mix, weighting):
     """grad L_mix (Eq 24) == grad G = (1 - lambda) grad L_sup + lambda grad L_cons (Eq 22)."""
