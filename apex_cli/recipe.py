@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from apex_cli.data.prompt_sources import PromptsConfig
     from apex_cli.data.synth import SynthConfig, TeacherConfig
     from apex_cli.evaluation.settings import EvalConfig
-    from apex_cli.generation import SampleConfig
+    from apex_cli.generation.settings import SampleConfig
     from apex_cli.training.settings import TrainConfig
 
 CHOICES = ("backbone", "objective", "data")
 SETTINGS = {
     "train": "apex_cli.training.settings:TrainConfig",
-    "sample": "apex_cli.generation:SampleConfig",
+    "sample": "apex_cli.generation.settings:SampleConfig",
     "eval": "apex_cli.evaluation.settings:EvalConfig",
 }
 REMEDY = "`apex recipes ls` lists complete recipes, `apex recipes show NAME` prints one."
@@ -47,7 +47,7 @@ SYNTH = Layout(
     {
         "teacher": "apex_cli.data.synth:TeacherConfig",
         "prompts": "apex_cli.data.prompt_sources:PromptsConfig",
-        "sample": "apex_cli.generation:SampleConfig",
+        "sample": "apex_cli.generation.settings:SampleConfig",
         "synth": "apex_cli.data.synth:SynthConfig",
     },
     optional=("backbone", "scorer", "sample"),

@@ -13,7 +13,8 @@ from tiny_runs import TINY
 from apex_cli.backbones.sana import Sana, SanaConfig
 from apex_cli.errors import UsageError
 from apex_cli.flow.condition import Cond
-from apex_cli.generation import Request, SampleConfig, generate, generator, grid_picture
+from apex_cli.generation import Request, SampleConfig, generate, generator
+from apex_cli.generation.grid import grid_picture
 from apex_cli.registry import names
 
 
@@ -21,6 +22,7 @@ class Counted:
     """A backbone that counts the images it is asked for."""
 
     latent_shape = (3, 2, 2)
+    patch = 1
     times = None
 
     def __init__(self):

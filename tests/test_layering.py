@@ -47,13 +47,12 @@ ALLOWED: dict[str, set[str]] = {
     "streaming": BASE | {"backbones", "generation"},
     "drafts": BASE | {"registry", "mistakes"},
     "recipe": BASE | ENGINE | {"drafts", "mistakes"},
-    "build": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe", "gpus"},
-    "subjects": BASE | ENGINE | PARTS | {"streaming", "registry", "recipe", "build"},
+    "build": BASE | ENGINE | PARTS | {"flow", "streaming", "records", "registry", "recipe", "gpus"},
     "doctor": BASE | ENGINE | PARTS | {"recipe", "build"},
     "commands": BASE
     | ENGINE
     | PARTS
-    | {"flow", "streaming", "records", "registry", "drafts", "recipe", "build", "doctor", "subjects", "gpus"},
+    | {"flow", "streaming", "records", "registry", "drafts", "recipe", "build", "doctor", "gpus"},
     "app": {"errors", "commands"},
 }
 """Room (a folder or file of the package) -> rooms it may import; itself and the version are always allowed."""

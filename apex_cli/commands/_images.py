@@ -82,7 +82,7 @@ def _save(numbered: tuple[int, Sample], folder: Path, label: str, about: dict[st
 
 def save_grid(columns: Sequence[Sequence[np.ndarray]], n: int, out: Path) -> Path:
     """One picture of all: a row for each prompt, the `n` images of every column side by side."""
-    from apex_cli.generation import grid_picture
+    from apex_cli.generation.grid import grid_picture
 
     starts = range(0, len(columns[0]), n)
     rows = [[pixels for column in columns for pixels in column[i : i + n]] for i in starts]
