@@ -118,7 +118,7 @@ def recipe_names(command: str | None = None) -> list[str]:
 def trained_by(path: str) -> str | None:
     """The shipped recipe whose run `path` is, unless told otherwise; None for any other path or hub id."""
     place = Path(path)
-    return place.name if place.parent.name == RUNS and place.name in recipe_names("train") else None
+    return place.name if place.parent == Path(RUNS) and place.name in recipe_names("train") else None
 
 
 def command_of(path: Path) -> str:
