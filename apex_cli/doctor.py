@@ -24,10 +24,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from apex_cli.errors import ApexError
+from apex_cli.extras import CHECKOUT, PACKAGE, install
 
-PACKAGE = "apex_cli"
-CHECKOUT = Path(__file__).resolve().parents[1]
-"""Where pyproject.toml is, unless a wheel is installed."""
 CONSTRAINTS = "constraints-cpu.txt"
 GIB = 2**30
 ROOM = GIB
@@ -150,16 +148,11 @@ def extras(groups: dict[str, list[Requirement]]) -> Iterator[Finding]:
         missing = [r.name for r in required if not _installed(r.name)]
         found = f"without {', '.join(missing)}" if missing else "all installed"
         if extra != "dev":
-            yield Finding("extra", extra, "note" if missing else "ok", found, _install(extra) if missing else "")
+            yield Finding("extra", extra, "note" if missing else "ok", found, install(extra) if missing else "")
 
 
 def _installed(name: str) -> bool:
     return any(metadata.distributions(name=name))
-
-
-def _install(extra: str) -> str:
-    checkout = (CHECKOUT / "scripts" / "setup").is_file()
-    return f"scripts/setup {extra}" if checkout else f"pip install '{PACKAGE}[{extra}]'"
 
 
 def storage(hub_cache: Path) -> Iterator[Finding]:
@@ -235,7 +228,7 @@ def _misses(recipe: Any) -> Iterator[tuple[str, str]]:
         yield error.message, error.remedy
     for tracker in recipe.train.trackers:
         if not _installed(tracker):
-            yield f"the tracker {tracker} is not installed", _install("trackers")
+            yield f"the tracker {tracker} is not installed", install("trackers")
     absent = _absent_model(getattr(recipe.backbone.config, "path", None))
     if absent:
         yield absent
@@ -249,13 +242,12 @@ def _absent_model(path: str | None) -> tuple[str, str] | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     from apex_cli.backbones import folders
-    from apex_cli.recipe import recipe_names
+    from apex_cli.recipe import trained_by
 
     if path is None or Path(path).is_dir():
         return None
-    run = Path(path)
-    if run.parts[0] == "runs" and run.name in recipe_names():
-        return f"it starts from {path}, which is not there", f"apex train {run.name}"
+    if name := trained_by(path):
+        return f"it starts from {path}, which is not there", f"apex train {name}"
     try:
         place = folders.locate(path)
         if not Path(place).is_dir():

@@ -26,17 +26,18 @@ if TYPE_CHECKING:
     from apex_cli.data.prompt_sources import PromptsConfig
     from apex_cli.data.synth import SynthConfig, TeacherConfig
     from apex_cli.evaluation.settings import EvalConfig
-    from apex_cli.generation import SampleConfig
+    from apex_cli.generation.settings import SampleConfig
     from apex_cli.training.settings import TrainConfig
 
 CHOICES = ("backbone", "objective", "data")
 SETTINGS = {
     "train": "apex_cli.training.settings:TrainConfig",
-    "sample": "apex_cli.generation:SampleConfig",
+    "sample": "apex_cli.generation.settings:SampleConfig",
     "eval": "apex_cli.evaluation.settings:EvalConfig",
 }
 REMEDY = "`apex recipes ls` lists complete recipes, `apex recipes show NAME` prints one."
-
+RUNS = "runs"
+"""Where a run goes, by the name of its recipe."""
 
 TRAIN = Layout("train", "objective", CHOICES, SETTINGS)
 SYNTH = Layout(
@@ -46,7 +47,7 @@ SYNTH = Layout(
     {
         "teacher": "apex_cli.data.synth:TeacherConfig",
         "prompts": "apex_cli.data.prompt_sources:PromptsConfig",
-        "sample": "apex_cli.generation:SampleConfig",
+        "sample": "apex_cli.generation.settings:SampleConfig",
         "synth": "apex_cli.data.synth:SynthConfig",
     },
     optional=("backbone", "scorer", "sample"),
@@ -112,6 +113,12 @@ def recipe_folder() -> Path:
 def recipe_names(command: str | None = None) -> list[str]:
     """Names of the shipped recipes, sorted: all, or those of one command, `train` or `synth-data`."""
     return sorted(p.stem for p in recipe_folder().glob("*.toml") if command in (None, command_of(p)))
+
+
+def trained_by(path: str) -> str | None:
+    """The shipped recipe whose run `path` is, unless told otherwise; None for any other path or hub id."""
+    place = Path(path)
+    return place.name if place.parent == Path(RUNS) and place.name in recipe_names("train") else None
 
 
 def command_of(path: Path) -> str:

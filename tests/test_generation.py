@@ -13,7 +13,8 @@ from tiny_runs import TINY
 from apex_cli.backbones.sana import Sana, SanaConfig
 from apex_cli.errors import UsageError
 from apex_cli.flow.condition import Cond
-from apex_cli.generation import Request, SampleConfig, generate, generator, grid_picture
+from apex_cli.generation import Request, SampleConfig, generate, generator
+from apex_cli.generation.grid import grid_picture
 from apex_cli.registry import names
 
 
@@ -21,6 +22,7 @@ class Counted:
     """A backbone that counts the images it is asked for."""
 
     latent_shape = (3, 2, 2)
+    patch = 1
     times = None
 
     def __init__(self):
@@ -115,6 +117,34 @@ def test_time_shift_keeps_the_ends():
 def test_nfe_that_cannot_be(config, nfe):
     with pytest.raises(UsageError, match=f"{nfe}"):
         config.with_nfe(nfe)
+
+
+@pytest.mark.parametrize("nfe", [4, None])
+def test_settings_that_are_the_contracts_keep_its_noise_levels(nfe):
+    contract = SampleConfig(nfe=4, sigmas=(1.0, 0.9, 0.5, 0.2, 0.0))
+    assert contract.changed(nfe, "renoise", 1.0) is contract
+    assert contract.with_nfe(2).grid() == (1.0, 0.6, 0.0)
+    assert contract.changed(sampler="euler").grid() == (1.0, 0.75, 0.5, 0.25, 0.0)
+
+
+@pytest.mark.parametrize("nfe", [2, 4])
+def test_a_time_shift_that_would_move_nothing_is_refused(nfe):
+    with pytest.raises(ValidationError, match="time_shift does not move"):
+        SampleConfig(nfe=nfe, time_shift=3.0)
+    with pytest.raises(UsageError, match=f"nfe = {nfe}: time_shift does not move"):
+        SampleConfig(nfe=3, time_shift=3.0).with_nfe(nfe)
+    assert SampleConfig(nfe=1, time_shift=3.0).grid() == (1.0, 0.0)  # no level in between
+    assert SampleConfig(nfe=nfe, time_shift=3.0, sampler="euler").grid()[1] > 1 - 1 / nfe
+
+
+@pytest.mark.parametrize("setting", [{"negative_prompt": "blurry"}, {"guidance_rescale": "patch"}], ids=str)
+def test_what_is_for_guidance_alone_needs_it(setting):
+    with pytest.raises(ValidationError, match=rf"{next(iter(setting))} changes nothing at guidance 1"):
+        SampleConfig(**setting)
+    guided = SampleConfig(sampler="euler", nfe=4, guidance=2, **setting)
+    plain = SampleConfig(sampler="euler", nfe=4)
+    assert guided.changed(guidance=1.0) == plain
+    assert guided.with_nfe(1) == plain.with_nfe(1)
 
 
 def test_one_evaluation_has_no_room_for_guidance():

@@ -12,13 +12,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "apex_cli"
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 
-BASE = {"errors", "config"}
+BASE = {"errors", "config", "extras"}
 PARTS = {"objectives", "backbones", "samplers", "worlds"}
 MAKERS = {"data", "generation"}
 ENGINE = {"training", "evaluation", "benching", "exporting"} | MAKERS
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
+    "extras": set(),
     "registry": {"errors"},
     "torchvision_guard": set(),
     "mistakes": BASE,
@@ -46,13 +47,12 @@ ALLOWED: dict[str, set[str]] = {
     "streaming": BASE | {"backbones", "generation"},
     "drafts": BASE | {"registry", "mistakes"},
     "recipe": BASE | ENGINE | {"drafts", "mistakes"},
-    "build": BASE | ENGINE | PARTS | {"flow", "records", "registry", "recipe", "gpus"},
-    "subjects": BASE | ENGINE | PARTS | {"streaming", "registry", "recipe", "build"},
+    "build": BASE | ENGINE | PARTS | {"flow", "streaming", "records", "registry", "recipe", "gpus"},
     "doctor": BASE | ENGINE | PARTS | {"recipe", "build"},
     "commands": BASE
     | ENGINE
     | PARTS
-    | {"flow", "streaming", "records", "registry", "drafts", "recipe", "build", "doctor", "subjects", "gpus"},
+    | {"flow", "streaming", "records", "registry", "drafts", "recipe", "build", "doctor", "gpus"},
     "app": {"errors", "commands"},
 }
 """Room (a folder or file of the package) -> rooms it may import; itself and the version are always allowed."""

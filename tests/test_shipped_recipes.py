@@ -89,3 +89,17 @@ def test_qwen_image_draws_as_its_pipeline_does():
     assert (read.sample.guidance, read.sample.guidance_rescale, read.sample.negative_prompt) == (4, "patch", " ")
     assert read.backbone.config.resolution == 512
     assert {source.limit for source in read.prompts.sources} == {600_000, 200_000}
+
+
+@pytest.mark.parametrize("name", ["qwen_lora_r32", "qwen_lora_r64"])
+def test_v_real_of_qwen_image_is_guided_as_it_is_drawn(name):
+    objective, drawn = recipe.load(name).objective.config, recipe.load_synth("synth_qwen_image").sample
+    assert (objective.guidance, objective.guidance_rescale) == (drawn.guidance, drawn.guidance_rescale)
+
+
+def test_a_recipe_may_list_the_values_of_a_condition_shift():
+    """They stand below a section that fills in its defaults first, where a strict list would fill no tuple."""
+    shift = "objective.condition_shift"
+    flags = [f'{shift}.kind="diagonal"', f"{shift}.a=[1, -0.5]", f"{shift}.pooled_b=[0.5]"]
+    read = recipe.load("shapes_full", flags).objective.config.condition_shift
+    assert (read.a, read.b, read.pooled_b) == ((1.0, -0.5), 1.0, (0.5,))

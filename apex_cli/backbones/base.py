@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,10 @@ class Backbone(Protocol):
     """Prefixes of parameters that nothing we compute depends on, as `transformer.NAME` or `text_encoder.NAME`; they
     never get a gradient, so training leaves them frozen."""
 
+    def with_config(self, config: Any) -> Self:
+        """Itself, the same weights, under another configuration of its class (resolution, prompt length)."""
+        ...
+
     def encode_prompts(self, prompts: Sequence[str]) -> Cond:
         """Text to embeddings, exactly as the stock pipeline makes them."""
         ...
@@ -55,8 +59,8 @@ class Backbone(Protocol):
         """Normalised latents -> pixels [B, 3, H, W] in about [-1, 1] (not clamped)."""
         ...
 
-    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
-        """F(x_t, t, c): x_t [B, C, h, w], t [B] in [0, 1] -> [B, C, h, w]; `r`: a second time where there is one."""
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """F(x_t, t, c): x_t [B, C, h, w], t [B] in [0, 1] -> [B, C, h, w]."""
         ...
 
     def to(self, device: torch.device) -> None:

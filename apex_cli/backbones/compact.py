@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 
 from apex_cli.backbones.blocks import blocks
 from apex_cli.errors import SetupError
+from apex_cli.extras import install
 
 FORMATS = ("fp8", "nf4")
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
@@ -33,7 +34,7 @@ def check(dtype: str) -> None:
         try:
             import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            remedy = "pip install 'apex_cli[quant]', or set backbone.dtype = \"fp8\"."
+            remedy = f'{install("quant")}, or set backbone.dtype = "fp8".'
             raise SetupError("backbone.dtype = 'nf4' needs bitsandbytes.", remedy) from error
 
 

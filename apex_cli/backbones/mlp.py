@@ -139,8 +139,8 @@ class Mlp:
     def decode(self, latents: Tensor) -> Tensor:
         return latents
 
-    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
-        """F(x_t, t, c), all [B, 2, 1, 1]; this network has no second time."""
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """F(x_t, t, c), all [B, 2, 1, 1]."""
         return self.network(x_t.flatten(1), t, cond.tokens.flatten(1)).reshape(x_t.shape)
 
     def save(self, folder: Path) -> None:

@@ -119,8 +119,8 @@ class PipelineBackbone:
         """Text to embeddings, exactly as the stock pipeline makes them."""
         return self.embed(self.tokenise(prompts))
 
-    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
-        """F(x_t, t, c), [B, C, h, w] like x_t, computed in the format of the weights; no pipeline has a second time."""
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """F(x_t, t, c), [B, C, h, w] like x_t, computed in the format of the weights."""
         dtype = self.network.dtype
         return self._velocity(x_t.to(dtype), t, cond.to(cond.tokens.device, dtype)).to(x_t.dtype)
 

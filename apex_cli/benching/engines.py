@@ -61,7 +61,7 @@ class Staged:
         laps.to("sampler")
         gens = [generator(seed, k) for k in range(len(prompts))]
         noise = torch.stack([torch.randn(backbone.latent_shape, generator=g) for g in gens]).to(cond.tokens.device)
-        counted = CountedVelocity(backbone, self.sample.guidance, self.uncond, self.sample.guidance_rescale is not None)
+        counted = CountedVelocity(backbone, self.sample.guidance, self.uncond, self.sample.guidance_rescale)
         latents = self.sampler(self._watched(counted), noise, self.sample.grid(), cond, gens)
         laps.to("vae")
         images = backbone.decode(latents)

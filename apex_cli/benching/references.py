@@ -16,8 +16,6 @@ from typing import Literal
 from apex_cli.gpus import Gpu
 
 FILE = Path(__file__).with_name("references.toml")
-BATCHES = {1: "latency", 10: "throughput"}
-"""Which figure belongs to a batch."""
 Verdict = Literal[
     "comparable", "not comparable (resolution unknown)", "not comparable (another resolution)", "impossible"
 ]

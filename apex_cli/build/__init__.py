@@ -1,8 +1,8 @@
 """The composition root: the only room that knows names and classes both. Recipe or checkpoint in, objects out.
 
 models.py: models. readers.py: data. training.py, planning.py, synthesis.py, exporting.py: what the commands of these
-names run. Their names are those of the room. Apart from them: fast.py, the fast twins of models, and evaluation.py,
-what `apex eval` asks.
+names run. Their names are those of the room. Apart from them: fast.py, the fast twins of models; evaluation.py and
+subjects.py, what `apex eval` and `apex bench` ask; bases.py and labels.py, where a model comes from and its name.
 """
 
 from apex_cli.build.exporting import export

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from apex_cli.build.labels import label
 from apex_cli.build.models import SHIPPED_STUDENT, ready
 from apex_cli.errors import UsageError
 from apex_cli.registry import resolve
@@ -38,6 +39,5 @@ def source(ckpt: str | None, home: Path | None) -> Any:
     model = ready(ckpt or SHIPPED_STUDENT)
     place = model.source
     in_run = place.name.startswith("step-")
-    label = f"{place.absolute().parent.name}-{place.name}" if in_run else place.name
     own = place.parent / "evals" if in_run and ASSETS not in place.parents else Path("evals")
-    return Source(label, Checkpoint(model), home or own)
+    return Source(label(place), Checkpoint(model), home or own)

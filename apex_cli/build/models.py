@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apex_cli.build import bases
 from apex_cli.errors import CheckpointError
 from apex_cli.generation import SampleConfig
 from apex_cli.registry import resolve
@@ -33,6 +34,8 @@ def start(name: str, config: Any, weights: bool = True) -> tuple[Any, SampleConf
 
     path = getattr(config, "path", None)
     kind = resolve("backbone", name)
+    if path:
+        bases.check_trained(path)
     if not path or not is_checkpoint(path):
         return kind(config), None
     model = load_model(path, weights)
@@ -60,8 +63,7 @@ def is_checkpoint(path: str) -> bool:
     """Whether `path` is a run, checkpoint or export of ours rather than a plain pipeline folder or hub id."""
     from apex_cli.backbones import folders
 
-    place = Path(folders.locate(path))
-    return (place / "contract.json").is_file() or any(place.glob("step-*"))
+    return bases.is_ours(Path(folders.locate(path)))
 
 
 def load_model(path: str | Path, weights: bool = True) -> Model:

@@ -15,12 +15,11 @@ from apex_cli.registry import resolve
 
 
 def objective(choice: Choice, model: Any) -> Any:
-    """The objective; one that owns tensors (a condition shift) is told the widths of the embeddings."""
+    """The objective; one that asks for facts of the backbone (the widths of the embeddings) is told them."""
     kind = resolve("objective", choice.name)
     asked = inspect.signature(kind).parameters
-    return kind(
-        choice.config, **{width: getattr(model, width) for width in ("cond_dim", "pooled_dim") if width in asked}
-    )
+    facts = ("cond_dim", "pooled_dim", "patch")
+    return kind(choice.config, **{fact: getattr(model, fact) for fact in facts if fact in asked})
 
 
 def job(recipe: Recipe, folder: Path) -> Any:

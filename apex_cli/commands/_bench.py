@@ -48,7 +48,7 @@ class Asked:
         return device, devices.demand(self.gpu, device, self.allow_mismatch)
 
     def subject(self) -> Any:
-        from apex_cli import subjects
+        from apex_cli.build import subjects
 
         return subjects.subject(self.model, self.ckpt, self.weights, self.modes, self.nfes)
 
@@ -57,10 +57,11 @@ def floors(
     model: str, nfes: Sequence[int], batches: Sequence[int], resolutions: Sequence[int], gpu: str, as_json: bool
 ) -> None:
     """`apex bench --analytic`."""
-    from apex_cli import gpus, subjects
+    from apex_cli import gpus
     from apex_cli.benching import tables
     from apex_cli.benching.judgement import LABEL, Yardsticks, analytic, counted
     from apex_cli.benching.run import Grid
+    from apex_cli.build import subjects
 
     if gpu == "auto":
         raise UsageError("--analytic asks whose floors.", f"Add --gpu NAME: {', '.join(gpus.FAMILIES | gpus.GPUS)}.")
@@ -137,9 +138,9 @@ def measure(
 
 
 def _document(bench: Any, gpu: Gpu | None) -> dict[str, Any]:
-    from apex_cli import subjects
     from apex_cli.benching.judgement import Yardsticks, judged
     from apex_cli.benching.verdict import SCHEMA
+    from apex_cli.build import subjects
 
     subject = bench.subject
     work = subjects.work(subject.name, bench.grid.resolution) if gpu else {}
@@ -283,10 +284,10 @@ def train(recipe: str, overrides: Sequence[str], runs: int, clock: str, as_json:
     import torch
 
     from apex_cli import recipe as recipes
-    from apex_cli import subjects
     from apex_cli.benching import clocks, devices, tables
     from apex_cli.benching.statistics import paired_ratio, spread
     from apex_cli.benching.steps import measure as measure_steps
+    from apex_cli.build import subjects
     from apex_cli.commands._progress import show
 
     read = recipes.load(recipe, overrides)

@@ -24,12 +24,14 @@ class Saved:
     pixels: np.ndarray | None
 
 
-def save_all(made: Iterable[Sample], out: Path, about: dict[str, str], pixels: bool) -> list[Saved]:
-    """Write every image as soon as it is finished; raises `StorageError` where `out` cannot hold one."""
+def save_all(made: Iterable[Sample], out: Path, model: Model, pixels: bool) -> list[Saved]:
+    """Write every image as soon as it is finished; raises `StorageError` where `out` cannot hold one. `pixels`: they
+    are wanted again."""
+    from apex_cli.build.labels import label
     from apex_cli.data.ahead import ahead
     from apex_cli.streaming import Keeper
 
-    keeper, saved = Keeper(out, partial(_save, about=about, keep=pixels)), []
+    keeper, saved = Keeper(out, partial(_save, label=label(model.source), about=_facts(model), keep=pixels)), []
     work = ahead(keeper, enumerate(made))
     for image in work:
         if keeper.failure is not None:
@@ -40,7 +42,7 @@ def save_all(made: Iterable[Sample], out: Path, about: dict[str, str], pixels: b
     return saved
 
 
-def facts(model: Model) -> dict[str, str]:
+def _facts(model: Model) -> dict[str, str]:
     """What the metadata says of a model."""
     from apex_cli import __version__
 
@@ -51,7 +53,7 @@ def facts(model: Model) -> dict[str, str]:
     }
 
 
-def _save(numbered: tuple[int, Sample], folder: Path, about: dict[str, str], keep: bool) -> Saved:
+def _save(numbered: tuple[int, Sample], folder: Path, label: str, about: dict[str, str], keep: bool) -> Saved:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -67,7 +69,7 @@ def _save(numbered: tuple[int, Sample], folder: Path, about: dict[str, str], kee
     for key, value in (own | about).items():
         info.add_itxt(key, value)
     slug = "-".join("".join(c if c.isalnum() else " " for c in request.prompt.lower()).split())[:60] or "empty"
-    path = folder / f"{number:04d}-{slug}-s{request.seed}-{request.index}.png"
+    path = folder / f"{number:04d}-{slug}-s{request.seed}-{request.index}-nfe{image.nfe:g}-{label}.png"
     partial_path = folder / f".{path.name}.partial"
     try:
         Image.fromarray(image.pixels).save(partial_path, format="png", pnginfo=info)
@@ -80,7 +82,7 @@ def _save(numbered: tuple[int, Sample], folder: Path, about: dict[str, str], kee
 
 def save_grid(columns: Sequence[Sequence[np.ndarray]], n: int, out: Path) -> Path:
     """One picture of all: a row for each prompt, the `n` images of every column side by side."""
-    from apex_cli.generation import grid_picture
+    from apex_cli.generation.grid import grid_picture
 
     starts = range(0, len(columns[0]), n)
     rows = [[pixels for column in columns for pixels in column[i : i + n]] for i in starts]

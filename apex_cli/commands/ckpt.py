@@ -41,11 +41,15 @@ def ls(run: Run, as_json: Json = False) -> None:
 
 
 @app.command()
-def verify(run: Run) -> None:
-    """Check every file against the manifest."""
+def verify(run: Run, as_json: Json = False) -> None:
+    """Check every file against the manifest; exit 8 where one is missing or altered."""
     from apex_cli.training import checkpoint
 
-    typer.echo(f"{checkpoint.find(run)}: complete and unaltered")
+    folder = checkpoint.find(run)
+    if as_json:
+        emit({"checkpoint": str(folder), "unaltered": True})
+    else:
+        typer.echo(f"{folder}: complete and unaltered")
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 
 from apex_cli.commands._eval_assets import bring_in, make_reference, prepare
 from apex_cli.commands._eval_tables import plan, show_table
-from apex_cli.commands._options import checked, sampling
+from apex_cli.commands._options import checked
 from apex_cli.commands._ui import Json, emit, say
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def evaluate(
     guidance: Annotated[float | None, typer.Option(help="Guidance scale, 1 for none.  [default: likewise]")] = None,
     n: Annotated[int | None, typer.Option("--n", help="Images per prompt.  [default: the suite's]")] = None,
     prompts: Annotated[int | None, typer.Option(help="Only so many prompts, spread over the tasks.")] = None,
-    seed: Annotated[int, typer.Option(help="Image k of prompt i depends on (seed, i, k) alone.")] = 0,
+    seed: Annotated[int, typer.Option(help="Image k of prompt i depends on (seed, i n + k), so on --n too.")] = 0,
     batch: Annotated[int, typer.Option(help="Images per forward; does not change the images.")] = 32,
     shard: Annotated[
         str | None,
@@ -144,7 +144,7 @@ def _sources(
         return [Source(one.name, StockPipeline(one), out or Path("evals")) for one in drawn]
     source = evaluation.source(ckpt, out)
     loaded = source.pictures.model
-    samples = [sampling(loaded.sample, count, sampler, guidance) for count in nfe or [None]]
+    samples = [loaded.sample.changed(count, sampler, guidance) for count in nfe or [None]]
     return [replace(source, pictures=Checkpoint(replace(loaded, sample=sample))) for sample in samples]
 
 

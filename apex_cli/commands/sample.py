@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apex_cli.commands._images import facts, save_all, save_grid
+from apex_cli.commands._images import save_all, save_grid
 from apex_cli.commands._ui import Json, emit, say, stderr
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def sample(
     n: Annotated[int, typer.Option("--n", min=1, help="Images per prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Image k of a prompt depends on (seed, k) alone.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Images per forward; does not change the images.")] = 16,
-    grid: Annotated[bool, typer.Option("--grid", help="Also write all images as one picture.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Also write all images as one picture, grid.png.")] = False,
     compare: Annotated[
         int | None, typer.Option(metavar="NFE", help="Draw the teacher at NFE beside, same seeds.")
     ] = None,
@@ -46,7 +46,9 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("samples"),
     as_json: Json = False,
 ) -> None:
-    """Make images and print their paths. Prompt, seed, counted NFE and checkpoint stand in each PNG's metadata."""
+    """Make images and print their paths. Prompt, seed, counted NFE and checkpoint stand in the names and metadata.
+
+    The same command again writes the same files."""
     texts = _texts(prompts or [], prompt_file)
     from apex_cli import build
     from apex_cli.build import fast as twins
@@ -64,7 +66,7 @@ def sample(
             say(f"Warning: this model does not know {', '.join(map(repr, unknown))} in '{text}'; left out.")
     requests = [Request(text, seed, k) for text, _ in cleaned for k in range(n)]
     made = _track(model, config, requests, batch, fast)
-    saved = save_all(made, out, facts(model), pixels=grid or teacher is not None)
+    saved = save_all(made, out, model, pixels=grid or teacher is not None)
     columns = [[image.pixels for image in saved if image.pixels is not None]]
     beside = ""
     if teacher is not None and compare is not None:

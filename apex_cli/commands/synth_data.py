@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_cli.commands._options import sampling
 from apex_cli.commands._ui import Json, Overrides, emit, say, stderr
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def synth_data(
     cleaned = [build.read_prompt(model, text) for text in found.texts]
     if strange := sum(bool(unknown) for _, unknown in cleaned):
         say(f"Warning: {strange} prompts have words that this model does not know; those words are left out.")
-    settings = sampling(read.sample or model.sample, nfe, sampler, guidance)
+    settings = (read.sample or model.sample).changed(nfe, sampler, guidance)
     order = build.order(read, model, settings, [text for text, _ in cleaned])
     left_out = f" ({found.repeated} empty or repeated lines left out)" if found.repeated else ""
     told = f"{len(order.prompts)} prompts{left_out} x {read.synth.images_per_prompt} at {settings.nfe} NFE"

@@ -47,7 +47,7 @@ def train(
         return
     if gpu or fit or gpus > 1:
         raise UsageError("--gpus, --gpu and --fit plan a run; they do not start it.", _HOW)
-    folder = out or Path("runs") / read.name
+    folder = out or Path(recipes.RUNS) / read.name
     with runs.opened(folder, read.to_toml()):
         from apex_cli import build
         from apex_cli.training.loop import Trainer

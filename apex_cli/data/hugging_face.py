@@ -17,6 +17,7 @@ from apex_cli.data.members import worded
 from apex_cli.data.picture_data import CAPTIONS, IMAGES, PictureConfig, PictureData, column
 from apex_cli.data.pictures import Named
 from apex_cli.errors import DataError, SetupError
+from apex_cli.extras import install
 
 SAVED = ("state.json", "dataset_dict.json")
 """One of them lies in a folder that `save_to_disk` wrote."""
@@ -92,7 +93,7 @@ def _loaded(config: DatasetsConfig) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise SetupError("The package 'datasets' is not installed.", "pip install 'apex_cli[data]'") from error
+        raise SetupError("The package 'datasets' is not installed.", install("data")) from error
     place = Path(config.path).expanduser()
     datasets.disable_progress_bars()
     try:

@@ -13,8 +13,8 @@ from torch import nn
 
 from apex_cli.data.store import digest
 
-ELSEWHERE = {"path", "tiny", "resolution", "t5"}
-"""Settings of a backbone that prompts do not depend on, or only through the weights."""
+ELSEWHERE = {"path", "tiny", "resolution", "t5", "dtype", "offload", "embedded_guidance"}
+"""Settings of a backbone that prompts do not depend on, or only through the weights and their formats."""
 VOLATILE = {
     *("architectures", "transformers_version", "dtype", "torch_dtype"),  # of configurations
     *("padding", "truncation", "padding_side", "truncation_side", "is_local", "local_files_only", "name_or_path"),

@@ -20,6 +20,7 @@ from apex_cli.config import Section
 from apex_cli.data import prompt_files
 from apex_cli.data.similarity import HeldOut, near_repetitions
 from apex_cli.errors import ApexError, DataError, SetupError, UsageError
+from apex_cli.extras import install
 
 NEAR = 0.8
 """Jaccard index from which the report speaks of near repetitions, where the recipe does not say."""
@@ -164,7 +165,7 @@ def _hub(name: str, column: str | None) -> Iterator[str]:
     try:
         import datasets
     except ImportError as error:
-        raise SetupError("Data sets of the hub need the library datasets.", "pip install 'apex_cli[data]'") from error
+        raise SetupError("Data sets of the hub need the library datasets.", install("data")) from error
     try:
         rows: Any = datasets.load_dataset(name, split=split or "train", streaming=True)
         head = next(iter(rows), {})

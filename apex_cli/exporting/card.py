@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from apex_cli import __version__
 from apex_cli.backbones import stock
 from apex_cli.exporting import comfyui
-from apex_cli.generation import FEW_STEP_SIGMAS, Sample, generator
+from apex_cli.generation import Sample, generator
+from apex_cli.generation.settings import FEW_STEP_SIGMAS
 from apex_cli.training import lora
 from apex_cli.training.checkpoint import BASE
 

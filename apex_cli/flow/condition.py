@@ -26,10 +26,6 @@ class Cond:
         pooled = None if self.pooled is None else function(self.pooled)
         return Cond(function(self.tokens), function(self.mask), pooled)
 
-    def shifted(self, shift: Callable[[Cond], Cond]) -> Cond:
-        """c_fake = A c + b (Eq 9)."""
-        return shift(self)
-
     def select(self, index: Tensor | slice) -> Cond:
         """The rows `index` of the batch."""
         return self._map(lambda v: v[index])

@@ -39,17 +39,6 @@ def noise_endpoint(velocity: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     return x_t + (1 - _like(t, x_t)) * velocity
 
 
-def velocity_from_endpoint(x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """Inverse of `endpoint`: (x_t - x) / t, defined for t > 0."""
-    return (x_t - x) / _like(t, x_t)
-
-
 def score(velocity: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """grad log p_t(x_t) = -(x_t + (1 - t) v) / t (Eq 5), defined for t > 0."""
     return -noise_endpoint(velocity, x_t, t) / _like(t, x_t)
-
-
-def velocity_from_score(score: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """Inverse of `score`: -(x_t + t s) / (1 - t), defined for t < 1."""
-    t = _like(t, x_t)
-    return -(x_t + t * score) / (1 - t)

@@ -12,13 +12,12 @@ All are finite on the whole of [0, 1], so nothing is clamped.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 Weighting = Literal["uniform", "endpoint", "paper"]
-WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 
 
 def weight(name: Weighting, t: Tensor) -> Tensor:

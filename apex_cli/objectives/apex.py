@@ -5,7 +5,7 @@ F is the one network, c the prompt, c_fake = A c + b (Eq 9), f_x(v, x_t, t) = x_
     fake    lambda_p   || F(x_t_fake, t, c_fake) - (z - x_fake) ||^2      Eq 12
     sup     lambda_e   1/omega || f_x(F, x_t, t) - x ||^2                 Eq 20, with supervision = "sup"
     mix     lambda_e   1/omega || f_x(F, x_t, t) - T_mix ||^2             Eq 24, with supervision = "mix"
-    match   lambda_g   || x_g - sg(x_g + dv) ||^2                         Eq 17 and 27, as a regression
+    match   lambda_g   || x_g - sg(x_g + dv) ||^2                         the direction of Eq 17 and 27
                        with dv = F(x_s, s, c_fake) - v_real(x_s, s, c)
 
 lambda_g = 0 is the paper's Eq 25 as written: everything at one real x_t, x_fake = f_x(F(x_t, t, c), x_t, t) (Eq 11).
@@ -35,6 +35,7 @@ from torch import Generator, Tensor
 from apex_cli.config import Section
 from apex_cli.flow.condition import Cond
 from apex_cli.flow.condition_shift import ConditionShift, ConditionShiftConfig
+from apex_cli.flow.guidance import Rescale, guided
 from apex_cli.flow.path import endpoint, interpolate, velocity_target
 from apex_cli.flow.times import Point, TimesConfig, Uniform
 from apex_cli.flow.weighting import Weighting, squared_error, weight
@@ -64,6 +65,8 @@ class ApexConfig(Section):
     real: Real = "self"
     guidance: float = 1.0
     """Of the real velocity in `match`: v_uncond + guidance (v_cond - v_uncond); 1 is none."""
+    guidance_rescale: Rescale | None = None
+    """"patch": the guided velocity is given the length of v_cond in every patch, as where Qwen-Image is sampled."""
     match_normalise: Normalise = "clamp"
     caption_dropout: float = Field(default=0.0, ge=0, le=1)
     """Share of rows that see the empty prompt in every term."""
@@ -82,6 +85,12 @@ class ApexConfig(Section):
     def _asks_another(self) -> ApexConfig:
         if self.coupling == "real" and self.real == "self":
             raise ValueError('coupling = "real" asks a network beside the student: set real = "base" or "ema"')
+        return self
+
+    @model_validator(mode="after")
+    def _rescales_something(self) -> ApexConfig:
+        if self.guidance_rescale is not None and self.guidance == 1:
+            raise ValueError("guidance_rescale changes nothing at guidance 1; leave it out, or set guidance")
         return self
 
     @field_validator("rollout", mode="before")
@@ -138,11 +147,6 @@ def mix_error(
     return weight(weighting, t) * squared_error(velocity, mixed_velocity(x, noise, v_fake, mix))
 
 
-def guided(cond: Tensor, uncond: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance of a velocity."""
-    return uncond + guidance * (cond - uncond)
-
-
 def correction(v_fake: Tensor, v_real: Tensor, x_g: Tensor, noise: Tensor, how: Normalise) -> Tensor:
     """dv = v_fake - v_real (Eq 17). By Eq 5 the KL descent direction of a sample is +dv times a positive factor.
 
@@ -161,7 +165,8 @@ def correction(v_fake: Tensor, v_real: Tensor, x_g: Tensor, noise: Tensor, how: 
 
 
 def match_error(x_g: Tensor, dv: Tensor) -> Tensor:
-    """Eq 27 as a regression, [B]: the gradient on x_g is -2 dv / D, so that descent moves the sample along +dv."""
+    """[B]. The gradient on x_g is -2 dv / D, so that descent moves the sample along +dv, the direction of Eq 27; its
+    weight over time is ours (docs/method.md)."""
     return squared_error(x_g, (x_g + dv).detach())
 
 
@@ -176,12 +181,15 @@ def norm(x: Tensor) -> Tensor:
 
 
 class Apex:
-    """lambda_p L_fake + lambda_e L_mix (or L_sup) + lambda_g L_match; `modules` is the condition shift."""
+    """lambda_p L_fake + lambda_e L_mix (or L_sup) + lambda_g L_match; `modules` is the condition shift.
+
+    `cond_dim`, `pooled_dim` and `patch` are those of the backbone.
+    """
 
     Config = ApexConfig
 
-    def __init__(self, config: ApexConfig, cond_dim: int, pooled_dim: int = 0):
-        self.config = config
+    def __init__(self, config: ApexConfig, cond_dim: int, pooled_dim: int = 0, patch: int = 1):
+        self.config, self.patch = config, patch
         self.modules = self.shift = ConditionShift(config.condition_shift, cond_dim, pooled_dim)
         self.made = config.coupling == "real" and config.lambda_e > 0
         asked = config.lambda_g > 0 or self.made
@@ -296,7 +304,8 @@ class Apex:
 
     def _guided(self, answers: Sequence[Tensor]) -> Tensor:
         """v_real of the answers to `_real_queries`."""
-        return guided(answers[0], answers[1], self.config.guidance) if self.guided else answers[0]
+        c = self.config
+        return guided(*answers, c.guidance, c.guidance_rescale, self.patch) if self.guided else answers[0]
 
     @torch.no_grad()
     def _real_velocity(self, nets: Nets, batch: Batch, x_s: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

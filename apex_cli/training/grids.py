@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from apex_cli.generation import Request, SampleConfig, diversity, generate, grid_picture
+from apex_cli.generation import Request, SampleConfig, generate
+from apex_cli.generation.diversity import diversity
+from apex_cli.generation.grid import grid_picture
 from apex_cli.training.runs import is_main
 from apex_cli.training.settings import TrainConfig
 

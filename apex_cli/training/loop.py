@@ -29,7 +29,7 @@ from apex_cli.flow.condition import Cond
 from apex_cli.generation import SampleConfig, generator
 from apex_cli.objectives.base import Batch, Loss, Nets, Objective
 from apex_cli.records import Metrics, Progress, StepRecord
-from apex_cli.training import checkpoint, lora, sharding
+from apex_cli.training import checkpoint, lora, sharding, trackers
 from apex_cli.training.inputs import Inputs
 from apex_cli.training.parts import Parts
 from apex_cli.training.schedule import micro_slices
@@ -208,7 +208,7 @@ class Trainer:
             yield from self._encode()
             metrics = Metrics(self.job.folder / "metrics.jsonl", self.step) if main else None
             if config.trackers:
-                self.accelerator.init_trackers(self.job.folder.name)
+                self.accelerator.init_trackers(self.job.folder.name, trackers.settings(self.job.recipe))
             if self.step == 0:
                 self._sample()
                 self._report()
@@ -230,7 +230,7 @@ class Trainer:
                     if metrics is not None:
                         metrics.append(record)
                     if config.trackers:
-                        self.accelerator.log({"loss": loss, "grad_norm": norm, **parts, **record.telemetry}, self.step)
+                        self.accelerator.log(trackers.values(record), self.step)
                     yield Progress("train", self.step, config.steps, record)
                 stopping = self._stopping()
                 if self.step % config.save_every == 0 or last or stopping:

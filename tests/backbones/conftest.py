@@ -76,7 +76,7 @@ class Case:
     ) -> torch.Tensor:
         """What our sampler makes of `noise`."""
         uncond = self.model.encode_prompts([negative]) if guidance != 1 else None
-        velocity = CountedVelocity(self.model, guidance, uncond, self.name == "qwen_image")
+        velocity = CountedVelocity(self.model, guidance, uncond, "patch" if self.name == "qwen_image" else None)
         return euler.sample(velocity, noise, sigmas, self.model.encode_prompts(self.prompts), [])
 
     def stock(

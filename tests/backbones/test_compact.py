@@ -140,7 +140,7 @@ def test_the_plan_knows_the_bytes(tmp_path):
 def test_a_missing_library_is_told(build):
     with pytest.raises(SetupError, match="needs bitsandbytes") as told:
         build("sana", dtype="nf4")
-    assert "apex_cli[quant]" in told.value.remedy
+    assert "scripts/setup quant" in told.value.remedy
 
 
 @pytest.mark.parametrize(

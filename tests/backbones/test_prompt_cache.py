@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from tiny_runs import own_cache  # noqa: F401
 
+from apex_cli.data import identity
 from apex_cli.data.prompts import Prompts
 
 
@@ -23,3 +26,10 @@ def test_a_prompt_comes_back_as_it_was_encoded(piped, tmp_path, monkeypatch):
         assert torch.equal(found.mask, expected.mask)
         assert (found.pooled is None) == (expected.pooled is None)
         assert expected.pooled is None or torch.equal(found.pooled, expected.pooled)
+
+
+def test_the_guidance_that_flux_takes_as_an_input_touches_no_text(cases):
+    flux = copy.copy(cases("flux").model)
+    before = identity.reader(flux)
+    flux.config = flux.config.model_copy(update={"embedded_guidance": 3.5})
+    assert identity.reader(flux) == before

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from apex_cli import subjects
 from apex_cli.benching import chart, tables
 from apex_cli.benching.cells import LOSSY
 from apex_cli.benching.clocks import HostClock
@@ -24,6 +23,7 @@ from apex_cli.benching.long import LongRun, produce, writer
 from apex_cli.benching.measure import Patience
 from apex_cli.benching.prompts import prompts
 from apex_cli.benching.run import MODES, Bench, Grid, png, psnr
+from apex_cli.build import subjects
 from apex_cli.errors import UsageError
 from apex_cli.flow.condition import Cond
 from apex_cli.generation import Batch, Request, Sample

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from apex_cli import gpus, subjects
+from apex_cli import gpus
 from apex_cli.benching.cells import Case
 from apex_cli.benching.counting import count
 from apex_cli.benching.floors import AS_WRITTEN, FOLDED, KNOWN, PREFIX, Work, seconds
 from apex_cli.benching.judgement import LABEL, Yardsticks, analytic
+from apex_cli.build import subjects
 
 A100 = gpus.find_any("a100")
 CARD = gpus.Gpu("card-1gb", 10**9, bf16=1000.0, fp32=1.0, bandwidth=10.0)

@@ -39,10 +39,14 @@ def test_ls(run, capsys):
 def test_verify(run, tmp_path, capsys):
     assert apex("ckpt", "verify", run) == 0
     assert capsys.readouterr().out == f"{run / 'step-000004'}: complete and unaltered\n"
+    assert apex("ckpt", "verify", run, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"checkpoint": str(run / "step-000004"), "unaltered": True}
     copy = shutil.copytree(run / "step-000004", tmp_path / "copy")
     (copy / "recipe.toml").write_text("")
     assert apex("ckpt", "verify", copy) == 8
     assert "recipe.toml in" in capsys.readouterr().err
+    assert apex("ckpt", "verify", copy, "--json") == 8
+    assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 8
 
 
 @pytest.mark.parametrize("command", [["ls"], ["verify"], ["export"]])

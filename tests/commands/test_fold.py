@@ -69,7 +69,7 @@ def test_an_image_that_cannot_be_written_is_kept_elsewhere(student, tmp_path, ca
     """A folder stands where the second file belongs."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     out = tmp_path / "out"
-    (out / "0001-a-blue-star-s0-0.png" / "occupied").mkdir(parents=True)
+    (out / f"0001-a-blue-star-s0-0-nfe1-{student.name}-step-000004.png" / "occupied").mkdir(parents=True)
     assert apex("sample", "a red cube", "a blue star", "--ckpt", student, "--out", out) == 7
     err = capsys.readouterr().err
     assert "1 image(s) are there, 1 finished after that in" in err

@@ -45,6 +45,16 @@ def test_a_picture_and_its_facts(run, tmp_path, capsys):
     assert "1 image(s) at 2 NFE (counted)" in err
 
 
+def test_pictures_of_other_evaluations_and_models_lie_beside(run, tmp_path, capsys):
+    asked = [(run, 1), (run, 2), (run / "step-000002", 1), (run, 1)]
+    for ckpt, nfe in asked:
+        assert apex("sample", "a red cube", "--ckpt", ckpt, "--out", tmp_path, "--nfe", nfe) == 0
+    told = [Path(line).name for line in capsys.readouterr().out.split()]
+    name = f"0000-a-red-cube-s0-0-nfe{{}}-{run.name}-step-00000{{}}.png"
+    assert told == [name.format(1, 4), name.format(2, 4), name.format(1, 2), name.format(1, 4)]
+    assert {path.name for path in tmp_path.iterdir()} == set(told)
+
+
 def test_json_prompt_file_and_grid(run, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a red cube\n\n two blue stars \n")
     argv = ["--prompt-file", tmp_path / "prompts.txt", "--n", 2, "--grid", "--ckpt", run, "--out", tmp_path / "out"]
@@ -95,8 +105,8 @@ def test_the_teacher_beside_the_student(run, student, tmp_path, capsys):
     ("argv", "code", "words"),
     [
         ([], 2, "There is no prompt."),
-        (["a", "--nfe", 0], 2, "NFE must be at least 1, not 0."),
-        (["a", "--compare", 0], 2, "NFE must be at least 1, not 0."),
+        (["a", "--nfe", 0], 2, "nfe = 0: Input should be greater than or equal to 1."),
+        (["a", "--compare", 0], 2, "nfe = 0: Input should be greater than or equal to 1."),
         (["a", "--n", 0], 2, "--n"),
         (["--prompt-file", "nowhere.txt"], 3, "'nowhere.txt' does not exist"),
         (["a", "--out", "file"], 7, "file"),

@@ -69,6 +69,19 @@ def test_mistakes_on_the_command_line(tmp_path, capsys, monkeypatch, argv, code,
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("made", [None, "runs", "runs/modes_2d_teacher"])
+@pytest.mark.parametrize("flags", [[], ["--plan"]])
+def test_a_recipe_that_starts_from_another_one(made, flags, tmp_path, capsys, monkeypatch):
+    """With no folder its `path` looks like a hub id, with an empty one like a broken pipeline."""
+    monkeypatch.chdir(tmp_path)
+    if made:
+        (tmp_path / made).mkdir(parents=True)
+    assert apex("train", "modes_2d", *flags) == 4
+    err = told(capsys)
+    assert "'runs/modes_2d_teacher' is not trained yet." in err
+    assert "Train it first: apex train modes_2d_teacher" in err
+
+
 @pytest.mark.parametrize(
     ("sections", "words"),
     [

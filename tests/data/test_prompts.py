@@ -85,6 +85,9 @@ def test_what_the_key_depends_on(sana):
     kind = registry.resolve("backbone", "sana")
     config, pipeline = sana.config, sana.pipeline
     assert key(kind(config)) == first
+    assert key(kind(config.model_copy(update={"offload": True}))) == first  # layers of the transformer alone
+    halves = {key(kind(config.model_copy(update={"dtype": dtype}))) for dtype in ("bf16", "fp8")}
+    assert len(halves) == 1 and first not in halves  # in both the text encoder is in bf16
     sana.config = config.model_copy(update={"max_tokens": 8})
     assert key(sana) != first
     sana.config = config

@@ -49,7 +49,7 @@ class Oracle:
     def decode(self, latents: Tensor) -> Tensor:
         return latents
 
-    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """(x_t - x) / t with x a render that the noise at t = 1 decides."""
         self.drawn += len(x_t)
         x = torch.stack([self._truth(int(place), row) for place, row in zip(cond.tokens[:, 0, 0], x_t, strict=True)])

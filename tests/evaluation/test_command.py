@@ -88,9 +88,9 @@ def test_gate(capsys):
     ("wrong", "told"),
     [
         (["--split", "idd"], "--set shapes.split"),
-        (["--nfe", "0"], "--nfe"),
+        (["--nfe", "0"], "nfe = 0"),
         (["--nfe", "1", "--guidance", "4"], "set nfe = 2"),
-        (["--sampler", "ddim"], "--sampler"),
+        (["--sampler", "ddim"], "sampler = ddim: Input should be 'euler', 'heun' or 'renoise'"),
         (["--suite", "shape"], "shapes"),
         (["--n", "0"], "--n"),
     ],

@@ -20,7 +20,8 @@ from apex_cli.evaluation.painters import Checkpoint
 from apex_cli.evaluation.records import Report, read_records, read_report
 from apex_cli.evaluation.run import evaluate
 from apex_cli.evaluation.settings import EvalConfig
-from apex_cli.generation import SampleConfig, diversity
+from apex_cli.generation import SampleConfig
+from apex_cli.generation.diversity import diversity
 from apex_cli.records import Progress
 
 VARYING = {"seconds_per_image": True, "subject": {"source"}}

@@ -25,7 +25,7 @@ def cond():
 
 
 def test_scalar_shifts_real_tokens_and_leaves_padding_bit_identical(cond):
-    fake = cond.shifted(shift())
+    fake = shift()(cond)
     assert torch.equal(fake.tokens[cond.mask], -0.5 * cond.tokens[cond.mask] + 1)
     assert torch.equal(fake.tokens[~cond.mask], cond.tokens[~cond.mask])
     assert torch.equal(fake.mask, cond.mask)
@@ -36,6 +36,20 @@ def test_pooled_is_shifted_too(cond):
     pooled = torch.randn(2, POOLED)
     fake = shift(POOLED, a=-1.0, b=0.5)(Cond(cond.tokens, cond.mask, pooled))
     assert torch.equal(fake.pooled, -pooled + 0.5)
+
+
+def test_lists_for_a_backbone_that_pools(cond):
+    """Its two embeddings have widths of their own, so one list cannot be for both."""
+    lists = {"a": tuple(map(float, range(DIM))), "b": 0.0, "pooled_a": tuple(map(float, range(POOLED)))}
+    pooled = torch.randn(2, POOLED)
+    fake = shift(POOLED, kind="diagonal", **lists, pooled_b=0.5)(Cond(cond.tokens, cond.mask, pooled))
+    assert torch.equal(fake.pooled, pooled * torch.arange(POOLED) + 0.5)
+    assert torch.equal(fake.tokens[cond.mask], cond.tokens[cond.mask] * torch.arange(DIM))
+    with pytest.raises(UsageError, match="list for the tokens") as told:
+        shift(POOLED, kind="diagonal", a=lists["a"])
+    assert "pooled_a" in told.value.remedy
+    with pytest.raises(UsageError, match="no pooled embedding"):
+        shift(kind="diagonal", pooled_b=0.5)
 
 
 def test_diagonal_acts_by_dimension(cond):
@@ -94,6 +108,7 @@ def test_inconsistent_settings_are_errors():
         ({"a": 0.5, "b": 0.0}, False, True),
         ({"a": 1.0, "b": 0.0}, True, True),
         ({"a": 1.0, "b": 0.0, "learned": True}, False, False),
+        ({"a": 1.0, "b": 0.0, "pooled_b": 1.0}, False, False),
     ],
 )
 def test_a_shift_that_changes_nothing_is_known(shift, on_sana, on_qwen):

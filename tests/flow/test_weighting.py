@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
-from apex_cli.flow.weighting import WEIGHTINGS, weight
+from apex_cli.flow.weighting import Weighting, weight
 
 T = torch.linspace(0, 1, 101, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", WEIGHTINGS)
+@pytest.mark.parametrize("name", get_args(Weighting))
 def test_finite_and_not_negative_everywhere(name):
     w = weight(name, T)
     assert w.shape == T.shape

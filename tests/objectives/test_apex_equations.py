@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
+from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tiny_networks import DIM, make_draws
 
 from apex_cli.flow import path
 from apex_cli.flow.condition import Cond
-from apex_cli.flow.weighting import WEIGHTINGS, squared_error
+from apex_cli.flow.weighting import Weighting, squared_error
+from apex_cli.generation import CountedVelocity
 from apex_cli.objectives import apex
 from apex_cli.objectives.apex import Apex
 from apex_cli.objectives.base import Nets
@@ -33,7 +38,7 @@ def shifted(cond: Cond) -> Cond:
     return Cond(torch.where(cond.mask[..., None], -0.5 * cond.tokens + 1, cond.tokens), cond.mask)
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("weighting", get_args(Weighting))
 @pytest.mark.parametrize("mix", [0.0, 0.3, 1.0])
 def test_theorem_1_mix_and_alternative_loss_have_one_gradient(student, batch, point, mix, weighting):
     """grad L_mix (Eq 24) == grad G = (1 - lambda) grad L_sup + lambda grad L_cons (Eq 22)."""
@@ -144,6 +149,33 @@ def test_guidance_of_the_real_velocity(toy, toy_batch):
     )
     assert bool((v_cond == 1).all())
     assert bool((v_real == 0.25 + 3 * 0.75).all())
+
+
+@pytest.mark.parametrize("rescale", [None, "patch"])
+def test_v_real_is_what_a_guided_sampler_asks(student, batch, rescale):
+    """With "patch" it has the length of v_cond in every patch, without it is the formula alone."""
+    config = {"lambda_e": 0, "guidance": 3.0, "real": "base", "guidance_rescale": rescale}
+    ours = Apex(Apex.Config.model_validate(config), DIM, patch=2)
+    s, uncond = make_draws(ours)["s"], batch.uncond.select(slice(0, 1))
+    same = replace(batch, uncond=uncond.expand(len(batch)))
+    v_real, v_cond = ours._real_velocity(Nets(student, student), same, batch.x, s)
+    sampler = CountedVelocity(SimpleNamespace(velocity=student, patch=2), 3.0, uncond, rescale)
+    with torch.no_grad():
+        torch.testing.assert_close(v_real, sampler(batch.x, s, batch.cond), rtol=1e-5, atol=1e-6)
+        empty = student(batch.x, s, same.uncond)
+    plain = empty + 3.0 * (v_cond - empty)
+    if rescale is None:
+        torch.testing.assert_close(v_real, plain, rtol=1e-5, atol=1e-6)
+        return
+    assert (v_real - plain).abs().max() > 0.01
+    for rows, columns in product((slice(0, 2), slice(2, 4)), repeat=2):
+        found, expected = (v[:, :, rows, columns].flatten(1).norm(dim=1) for v in (v_real, v_cond))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_rescaling_without_guidance_is_refused():
+    with pytest.raises(ValidationError, match="guidance_rescale changes nothing at guidance 1"):
+        objective(guidance_rescale="patch")
 
 
 def test_the_noise_of_the_data_takes_the_place_of_a_fresh_one(student, batch):

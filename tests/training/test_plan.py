@@ -131,10 +131,10 @@ def test_a_reader_can_be_planned(planned):
 
 @pytest.mark.parametrize("as_run", [False, True], ids=["pipeline", "run"])
 def test_a_folder_without_weights_is_enough(planned, tmp_path, as_run):
-    from apex_cli.worlds.shapes.pipeline import TinySanaConfig, write_pipeline
+    from apex_cli.worlds.shapes.pipeline import TinySanaConfig, build_pipeline
 
     folder = tmp_path / "bare"
-    write_pipeline(TinySanaConfig(**TINY), folder)
+    build_pipeline(TinySanaConfig(**TINY)).save_pretrained(folder)
     for file in folder.rglob("*.safetensors"):
         file.unlink()
     path = folder

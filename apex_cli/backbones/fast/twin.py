@@ -114,7 +114,7 @@ class Fast(PipelineBackbone):
         """Compile the blocks of the transformer; see compiling.py."""
         compiling.compile_blocks(self.network, self.network.device, "Leave out --compile.")
 
-    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Tensor:
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """F(x_t, t, c); see `PipelineBackbone.velocity`."""
         if self.masks_text and isinstance(self._velocity, graphs.Replay):
             cond = cond.padded(graphs.rounded(cond.tokens.shape[1]))

@@ -40,7 +40,7 @@ class Repeat:
     rows: tuple[int, int]
 
 
-class Ledger:
+class SampleIndex:
     """All samples of a set by caption, content and look."""
 
     def __init__(self, again: Callable[[int], Picture | Flaw] | None = None):

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from apex_cli.data.ahead import ahead
-from apex_cli.data.checks.alike import Ledger
+from apex_cli.data.checks.alike import SampleIndex
 from apex_cli.data.checks.report import Report
 from apex_cli.data.checks.rules import RULES, Limits
 from apex_cli.data.checks.samples import Sample, Source
@@ -22,13 +22,13 @@ def check(source: Source, name: str, out: Path, limits: Limits) -> Iterator[Prog
     `name`: what the report calls it.
     """
     total = len(source)
-    with closing(Ledger(getattr(source, "again", None))) as ledger, Report(out) as report:
+    with closing(SampleIndex(getattr(source, "again", None))) as index, Report(out) as report:
         for done, (sample, seen) in enumerate(ahead(_look, source), start=1):
             report.add(sample, seen, [flaw for rule in RULES for flaw in rule(sample, seen, limits)])
-            ledger.add(sample, seen)
+            index.add(sample, seen)
             yield Progress("check samples", done, max(done, total))
-        for repeat in ledger.repeats():
-            report.repeat(repeat, ledger.picture)
+        for repeat in index.repeats():
+            report.repeat(repeat, index.picture)
         report.finish(name, source.kind, limits)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from apex_cli.config import Section
@@ -125,8 +124,3 @@ def build_pipeline(config: TinySanaConfig):
             # SANA's own checkpoints carry either scheduler; the hint names one.
             scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),  # pyright: ignore[reportArgumentType]
         )
-
-
-def write_pipeline(config: TinySanaConfig, folder: Path) -> None:
-    """Build and save a fresh pipeline folder."""
-    build_pipeline(config).save_pretrained(folder)

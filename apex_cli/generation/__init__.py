@@ -2,19 +2,19 @@
 
 The noise of an image depends on (seed, index) alone, so an image is the same at any batch size. Network evaluations
 are counted where they happen, never taken from the settings.
+
+settings.py: how a model is sampled. diversity.py, grid.py: what is measured of the images, and how they are shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, islice
-from typing import TYPE_CHECKING, Literal, cast
+from itertools import islice
+from typing import TYPE_CHECKING, cast
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-
-from apex_cli.config import Section
 from apex_cli.errors import UsageError
+from apex_cli.generation.settings import SampleConfig
 from apex_cli.registry import resolve
 
 if TYPE_CHECKING:
@@ -23,74 +23,7 @@ if TYPE_CHECKING:
 
     from apex_cli.backbones.base import Backbone
     from apex_cli.flow.condition import Cond
-
-FEW_STEP_SIGMAS = {1: (1.0, 0.0), 2: (1.0, 0.6, 0.0), 4: (1.0, 0.83, 0.67, 0.5, 0.0)}
-"""Sigmas for 1, 2 and 4 evaluations with the renoise sampler."""
-
-
-class SampleConfig(Section):
-    """How a model is sampled; saved in a checkpoint's contract, so that `apex sample --ckpt` needs no flag."""
-
-    sampler: Literal["euler", "heun", "renoise"] = "renoise"
-    nfe: int = Field(default=1, ge=1)
-    """Network evaluations per image. Guidance costs two a step, and so halves the steps."""
-    guidance: float = Field(default=1.0, ge=0)
-    """v_uncond + guidance (v_cond - v_uncond); 1 means none and costs nothing."""
-    time_shift: float = Field(default=1.0, gt=0)
-    sigmas: tuple[float, ...] | None = Field(default=None, min_length=2)
-    """Explicit noise levels from 1 to 0, instead of the even grid of `nfe`."""
-    negative_prompt: str | None = None
-    """What v_uncond is conditioned on; None is the empty prompt."""
-    guidance_rescale: Literal["patch"] | None = None
-    """"patch": the guided velocity is given the length of v_cond in every patch of the latents, as Qwen-Image's stock
-    pipeline does (`true_cfg_scale`)."""
-
-    @field_validator("sigmas", mode="after")
-    @classmethod
-    def _ordered(cls, sigmas: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if sigmas is not None and (sigmas[0] > 1 or sigmas[-1] != 0 or list(sigmas) != sorted(set(sigmas))[::-1]):
-            raise ValueError("must fall from at most 1 to 0")
-        return sigmas
-
-    @model_validator(mode="after")
-    def _affordable(self) -> SampleConfig:
-        if (cost := self._cost()) != self.nfe:
-            how = "these sigmas take" if self.sigmas else f"{self.sampler} at guidance {self.guidance:g} can take"
-            raise ValueError(f"{how} {cost} evaluations, not nfe = {self.nfe}; set nfe = {cost}")
-        return self
-
-    def _cost(self) -> int:
-        """Evaluations that `grid()` spends: Heun's method two a step and one for the last, guidance twice that."""
-        steps = len(self.grid()) - 1
-        return (2 * steps - 1 if self.sampler == "heun" else steps) * (1 if self.guidance == 1 else 2)
-
-    def grid(self) -> tuple[float, ...]:
-        """The noise levels that spend `nfe` evaluations."""
-        if self.sigmas is not None:
-            return self.sigmas
-        steps = max(1, self.nfe // 2) if self.guidance != 1 else self.nfe
-        if self.sampler == "heun":
-            steps = (steps + 1) // 2
-        if self.sampler == "renoise" and steps in FEW_STEP_SIGMAS:
-            return FEW_STEP_SIGMAS[steps]
-        even = [1 - i / steps for i in range(steps + 1)]
-        return tuple(self.time_shift * s / (1 + (self.time_shift - 1) * s) for s in even)
-
-    def times(self) -> tuple[float, ...]:
-        """The noise levels at which the network is asked: all but the last, 0."""
-        return self.grid()[:-1]
-
-    def with_nfe(self, nfe: int) -> SampleConfig:
-        """The same sampler at another number of evaluations, without explicit sigmas; at 1 without guidance, which
-        takes two."""
-        if nfe < 1:
-            raise UsageError(f"NFE must be at least 1, not {nfe}.", "Try --nfe 1.")
-        try:
-            guidance = 1.0 if nfe == 1 else self.guidance
-            return SampleConfig(**{**self.model_dump(), "nfe": nfe, "guidance": guidance, "sigmas": None})
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise UsageError(f"NFE {nfe} does not fit this model: {reason}.", "Try another --nfe.") from error
+    from apex_cli.flow.guidance import Rescale
 
 
 @dataclass(frozen=True)
@@ -124,32 +57,22 @@ def generator(*key: int) -> Generator:
 
 
 class CountedVelocity:
-    """A velocity that counts the rows it evaluates and applies guidance; `rescaled`: see `guidance_rescale`."""
+    """A velocity that counts the rows it evaluates and applies guidance; `rescale`: see `guidance_rescale`."""
 
-    def __init__(self, backbone: Backbone, guidance: float, uncond: Cond | None, rescaled: bool = False):
+    def __init__(self, backbone: Backbone, guidance: float, uncond: Cond | None, rescale: Rescale | None = None):
         self.backbone, self.guidance, self.uncond, self.rows = backbone, guidance, uncond, 0
-        self.rescaled = rescaled
+        self.rescale: Rescale | None = rescale
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        from apex_cli.flow.guidance import guided
+
         self.rows += len(x_t)
         velocity = self.backbone.velocity(x_t, t, cond)
         if self.uncond is None:
             return velocity
         self.rows += len(x_t)
         empty = self.backbone.velocity(x_t, t, self.uncond.expand(len(x_t)))
-        guided = empty + self.guidance * (velocity - empty)
-        return as_long_as(velocity, guided, self.backbone.patch) if self.rescaled else guided
-
-
-def as_long_as(reference: Tensor, x: Tensor, patch: int) -> Tensor:
-    """`x` [B, C, h, w] with the norm of `reference` in every patch of `patch` x `patch` latent pixels, all channels."""
-    import torch
-
-    def squares(v: Tensor) -> Tensor:
-        return torch.nn.functional.avg_pool2d(v.float().square().sum(1, keepdim=True), patch)
-
-    ratio = (squares(reference) / squares(x)).sqrt().to(x.dtype)
-    return x * ratio.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
+        return guided(velocity, empty, self.guidance, self.rescale, self.backbone.patch)
 
 
 def chunks(requests: Iterable[Request], batch: int) -> Iterator[list[Request]]:
@@ -226,7 +149,7 @@ class Stages:
         import torch
 
         config = self.config
-        velocity = CountedVelocity(self.backbone, config.guidance, self.uncond, config.guidance_rescale is not None)
+        velocity = CountedVelocity(self.backbone, config.guidance, self.uncond, config.guidance_rescale)
         with torch.no_grad():
             latents = self.sampler(velocity, batch.noise, config.grid(), batch.cond, batch.gens)
         return replace(batch, latents=latents, nfe=velocity.rows / len(batch.requests))
@@ -251,33 +174,3 @@ def unit_range(images: Tensor) -> Tensor:
 def to_pixels(images: Tensor) -> np.ndarray:
     """[B, 3, H, W] in [-1, 1] -> uint8 [B, H, W, 3], rounded as the stock pipelines round."""
     return (unit_range(images).permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype("uint8")
-
-
-def diversity(images: np.ndarray, per_prompt: int) -> float | None:
-    """Mean RMS distance, of pixels in 0..1, between the images of one prompt: 0 means that seeds are ignored.
-
-    `images` uint8 [N, H, W, 3], `per_prompt` neighbours share a prompt; None where there is nothing to compare.
-    """
-    import numpy as np
-
-    if per_prompt == 1:
-        return None
-    rows = images.reshape(-1, per_prompt, *images.shape[1:]).astype(np.float32) / 255
-    pairs = [np.sqrt(((rows[:, a] - rows[:, b]) ** 2).mean((1, 2, 3))) for a, b in combinations(range(per_prompt), 2)]
-    return float(np.mean(pairs))
-
-
-def grid_picture(rows: Sequence[Sequence[np.ndarray]], zoom: int = 1, gap: int = 2):
-    """A PIL picture of images [H, W, 3] laid out in rows, each enlarged `zoom` times."""
-    import numpy as np
-    from PIL import Image
-
-    height, width = rows[0][0].shape[:2]
-    canvas = np.full(
-        (len(rows) * (height + gap) - gap, max(map(len, rows)) * (width + gap) - gap, 3), 255, dtype=np.uint8
-    )
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            top, left = i * (height + gap), j * (width + gap)
-            canvas[top : top + height, left : left + width] = image
-    return Image.fromarray(canvas).resize((canvas.shape[1] * zoom, canvas.shape[0] * zoom), Image.Resampling.NEAREST)

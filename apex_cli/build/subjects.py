@@ -9,7 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from apex_cli import build, registry
+from apex_cli import registry
+from apex_cli.build.models import SHIPPED_STUDENT, ready
+from apex_cli.build.planning import plan
+from apex_cli.build.training import job
 from apex_cli.errors import SetupError, UsageError
 from apex_cli.evaluation.painters import version_of
 from apex_cli.generation import SampleConfig
@@ -129,9 +132,9 @@ def load(model: str, ckpt: str | None, weights: str | None, nfes: Sequence[int])
     if ckpt or model == SHAPES:
         if weights:
             raise UsageError("A checkpoint has its own weights.", "Leave out --weights, or name a --model.")
-        ready = build.ready(ckpt or build.SHIPPED_STUDENT)
-        name = model if ckpt is None else published_name(ready.backbone) or ready.source.name
-        return Loaded(name, version_of(ready.source)[:16], ready.backbone, ready.sample, WORDS, nfes)
+        made = ready(ckpt or SHIPPED_STUDENT)
+        name = model if ckpt is None else published_name(made.backbone) or made.source.name
+        return Loaded(name, version_of(made.source)[:16], made.backbone, made.sample, WORDS, nfes)
     if model not in names():
         raise UsageError(f"There is no model called '{model}'.", f"Known: {', '.join(names())}; or give --ckpt.")
     return _published(model, weights or (RANDOM if model == TINY_QWEN else None), nfes)
@@ -195,14 +198,14 @@ def steps(recipe: Recipe, folder: Path) -> dict[str, Callable[[], object]]:
     from apex_cli.training.steps import Steps
 
     return {
-        recipe.objective.name: Steps(build.job(quiet(recipe), folder / "recipe")).step,
-        "plain flow matching": Steps(build.job(quiet(plain(recipe)), folder / "plain")).step,
+        recipe.objective.name: Steps(job(quiet(recipe), folder / "recipe")).step,
+        "plain flow matching": Steps(job(quiet(plain(recipe)), folder / "plain")).step,
     }
 
 
 def step_flops(recipe: Recipe) -> int:
     """FLOPs of one optimizer step, counted without running it."""
-    return build.plan(recipe).compute.step
+    return plan(recipe).compute.step
 
 
 def plain(recipe: Recipe) -> Recipe:
