@@ -39,6 +39,7 @@ DISK_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
 }
+INTERRUPTED = 130
 EXIT_CODES = [code.strip() for line in (errors.__doc__ or "").splitlines()[2:] for code in line.split("·")]
 
 
@@ -83,12 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = typer.main.get_command(build()).main(argv, prog_name="apex", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at exit
         return 1
     except (KeyboardInterrupt, Abort):
-        return _show(ApexError("Interrupted."), 130, argv)
+        return _show(ApexError("Interrupted."), INTERRUPTED, argv)
     except Exception as error:
         if os.environ.get("APEX_TRACEBACK"):
             traceback.print_exc()

@@ -6,6 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+METRICS = "metrics.jsonl"
+"""The records of a run, in its folder."""
+
 
 @dataclass(frozen=True)
 class StepRecord:

@@ -52,7 +52,6 @@ def job(recipe: Recipe, folder: Path) -> Any:
         identity={
             "name": recipe.name,
             "data": recipe.data.name,
-            "data_fingerprint": getattr(source, "fingerprint", None),
             "backbone": {"name": recipe.backbone.name, "config": origin},
             "base": origin.get("path") if teacher else None,
             "objective": recipe.objective.name,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from apex_cli.commands._ui import Json, Overrides, emit, say
 from apex_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from apex_cli.recipe import Recipe
 
 _HOW = "Add --plan; to train on N ranks: torchrun --nproc_per_node N -m apex_cli.app train RECIPE"
 
@@ -36,8 +40,8 @@ def train(
 ) -> None:
     """Train a model by a recipe. The same command again continues where the last checkpoint stands."""
     from apex_cli import recipe as recipes
-    from apex_cli.commands._progress import show
-    from apex_cli.training import runs
+    from apex_cli.records import METRICS, read_metrics
+    from apex_cli.training import checkpoint, runs
 
     read = recipes.load(recipe, overrides)
     if plan:
@@ -49,19 +53,45 @@ def train(
         raise UsageError("--gpus, --gpu and --fit plan a run; they do not start it.", _HOW)
     folder = out or Path(recipes.RUNS) / read.name
     with runs.opened(folder, read.to_toml()):
-        from apex_cli import build
-        from apex_cli.training.loop import Trainer
-
-        if not runs.is_main():
-            deque(Trainer(build.job(read, folder)).run(), maxlen=0)
-            return
-        say(f"Run folder: {folder}")
-        job = build.job(read, folder)
-        for warning in job.warnings:
-            say(f"Warning: {warning}")
-        last = show(Trainer(job).run())
-        say(f"Page: {folder / 'index.html'}")
+        done = checkpoint.last_step(folder) >= read.train.steps
+        if runs.is_main():
+            say(f"Run folder: {folder}")
+        if done:
+            _finished(folder)
+        else:
+            _run(read, folder)
+    if not runs.is_main():
+        return
     if as_json:
-        emit({"run": str(folder), "step": read.train.steps, "loss": None if last is None else last.loss})
+        losses = [record["loss"] for record in read_metrics(folder / METRICS)]
+        emit({"run": str(folder), "step": read.train.steps, "loss": losses[-1] if losses else None})
     else:
         typer.echo(folder)
+
+
+def _finished(folder: Path) -> None:
+    """A run that is complete: no model is loaded. Its page is written again, which a kill may have kept it from."""
+    from apex_cli.training import checkpoint, page, runs
+
+    if not runs.is_main():
+        return
+    say(f"Already complete: {checkpoint.step_of(checkpoint.find(folder))} steps.")
+    page.write_page(folder)
+    say(f"Page: {folder / 'index.html'}")
+
+
+def _run(recipe: Recipe, folder: Path) -> None:
+    """Train from the newest checkpoint, or from the start."""
+    from apex_cli import build
+    from apex_cli.commands._progress import show
+    from apex_cli.training import runs
+    from apex_cli.training.loop import Trainer
+
+    job = build.job(recipe, folder)
+    if not runs.is_main():
+        deque(Trainer(job).run(), maxlen=0)
+        return
+    for warning in job.warnings:
+        say(f"Warning: {warning}")
+    show(Trainer(replace(job, tell=say)).run())
+    say(f"Page: {folder / 'index.html'}")

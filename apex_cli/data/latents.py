@@ -28,7 +28,9 @@ class Latents:
     rows beside it: so the files are the same whoever encodes which shard.
     """
 
-    def __init__(self, backbone: Any, data: Any, device: torch.device, about: dict[str, str]):
+    def __init__(
+        self, backbone: Any, data: Any, device: torch.device, about: dict[str, str], once: store.Once = store.each
+    ):
         """`data` has `len`, `pixels(rows)` and a `fingerprint`."""
         self.backbone, self.data, self.device = backbone, data, device
         height, width = data.pixels([0]).shape[-2:]
@@ -37,7 +39,7 @@ class Latents:
         self.rows = max(1, rows // self.batch) * self.batch
         sizes = alike(data)
         find = getattr(data, "stored_latents", None) if len(sizes) == 1 else None
-        autoencoder = identity.module(backbone.autoencoder)
+        autoencoder = once(lambda: identity.module(backbone.autoencoder))
         self.stored = find and find(identity.fingerprint(autoencoder), tuple(backbone.latent_shape))
         """Reads rows that whoever made the pictures left as latents of this very autoencoder; else None."""
         self.spans = [own[i : i + self.rows] for own in sizes for i in range(0, len(own), self.rows)]

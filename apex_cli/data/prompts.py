@@ -35,12 +35,13 @@ class Prompts:
     """
 
     def __init__(
-        self, backbone: Any, prompts: Iterable[str], device: torch.device, about: dict[str, str], data: Any = None
-    ):
+        self, backbone: Any, prompts: Iterable[str], device: torch.device, about: dict[str, str], data: Any = None,
+        once: store.Once = store.each,
+    ):  # fmt: skip
         """`data`: a set that may have some of them stored."""
         self.backbone = backbone
         self.wanted = {key_of(prompt): prompt for prompt in prompts}
-        reader = identity.reader(backbone)
+        reader = once(lambda: identity.reader(backbone))
         find = getattr(data, "stored_texts", None)
         self.stored = find and find(identity.fingerprint(reader))
         made_of = reader | {"device": device.type} | ({"stored": data.fingerprint} if self.stored else {})

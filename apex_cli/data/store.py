@@ -15,7 +15,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,15 @@ ABANDONED = 3600
 SCREENED = "screened"
 """A folder beside those of the kinds, with a file for each data set that was looked at: `path`, `samples`, `found`."""
 MANIFEST, SHARDS, PARTIAL = "manifest.json", "*.safetensors", ".partial"
+
+
+Once = Callable[[Callable[[], Any]], Any]
+"""Asked for what is costly to find: on several ranks one finds it for all."""
+
+
+def each(find: Callable[[], Any]) -> Any:
+    """Every process finds it."""
+    return find()
 
 
 def cache_folder() -> Path:

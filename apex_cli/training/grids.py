@@ -31,14 +31,30 @@ class SampleGrid:
         """At step 0 the backbone is the teacher itself: its own few-step grid says nothing about collapse."""
         self.folder.mkdir(parents=True, exist_ok=True)
         facts = self._draw(backbone, self.sample, f"step-{step:06d}", "diversity")
-        stored = self.folder / "teacher.json"
         if step == 0:
             if self.teacher is not None:
                 taught = self._draw(backbone, self.teacher, "teacher", "teacher_diversity")
                 if is_main():
-                    stored.write_text(json.dumps(taught))
+                    (self.folder / "teacher.json").write_text(json.dumps(taught | self._asked()))
             return facts
-        return facts | (json.loads(stored.read_text()) if stored.is_file() else {})
+        return facts | self._taught()
+
+    def _asked(self) -> dict[str, Any]:
+        return {"prompts": list(self.train.sample_prompts), "seeds": self.train.sample_seeds}
+
+    def _taught(self) -> dict[str, float]:
+        """What the teacher's grid told. One of other prompts or seeds than the run now draws is deleted: the network
+        that drew it is no more."""
+        stored, asked = self.folder / "teacher.json", self._asked()
+        if not stored.is_file():
+            return {}
+        taught = json.loads(stored.read_text())
+        if any(taught.pop(key, value) != value for key, value in asked.items()):
+            for file in (stored, self.folder / "teacher.png"):
+                if is_main():
+                    file.unlink(missing_ok=True)
+            return {}
+        return taught
 
     def _draw(self, backbone: Any, sample: SampleConfig, name: str, fact: str) -> dict[str, float]:
         prompts, seeds = self.train.sample_prompts, self.train.sample_seeds
@@ -73,7 +89,9 @@ class PointGrid:
             return {}
         panels = {"data": modes.draw(condition, torch.Generator().manual_seed(0))}
         if self.teacher is not None and stored.is_file():
-            panels[f"teacher, {self.teacher.nfe} NFE"] = load_file(stored)["points"]
+            taught = load_file(stored)["points"]
+            if len(taught) == len(points):  # else `sample_seeds` has changed on the way
+                panels[f"teacher, {self.teacher.nfe} NFE"] = taught
         panels[f"model, {self.sample.nfe} NFE"] = points
         modes.scatter(panels, condition, self.folder / f"step-{step:06d}.png")
         return modes.score(points, condition)

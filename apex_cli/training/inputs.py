@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from torch import nn
 
 from apex_cli.data import screen
@@ -24,6 +24,7 @@ from apex_cli.data.prompts import Prompts
 from apex_cli.flow.condition import Cond
 from apex_cli.objectives.base import Batch, Needs
 from apex_cli.records import Progress
+from apex_cli.training.once import Once
 from apex_cli.training.parts import Parts
 from apex_cli.training.schedule import Order
 from apex_cli.training.settings import TrainConfig
@@ -42,6 +43,7 @@ class Inputs:
         """`about`: names for whoever lists the caches; `data` is that of the data set. `folder`: that of the run."""
         self.backbone, self.data, self.needs, self.config, self.accelerator = backbone, data, needs, config, accelerator
         self.about, self.folder = {name: str(value) for name, value in about.items()}, folder
+        self.once = Once(accelerator)
         self.left_out: list[screen.Finding] = []
         """Broken samples that the run does without; `data` is without them once `prepare()` has run."""
         self.order: Any = None
@@ -86,8 +88,7 @@ class Inputs:
         if not hasattr(data, "probe"):
             return data
         accelerator = self.accelerator
-        known: list[Any] = broadcast_object_list([screen.recall(data) if accelerator.is_main_process else None])
-        found = known[0]
+        found = self.once(lambda: screen.recall(data))
         if found is None:
             rows, own = range(accelerator.process_index, len(data), accelerator.num_processes), []
             for done, finding in enumerate(screen.look(data, rows), start=1):
@@ -108,7 +109,8 @@ class Inputs:
             self.latents = self.data.latents()
             return
         sources = getattr(self.data, "sources", [self.data])  # each has its own cache, whatever it is mixed with
-        self.latents = Joined([Latents(self.backbone, one, self.accelerator.device, self.about) for one in sources])
+        device = self.accelerator.device
+        self.latents = Joined([Latents(self.backbone, one, device, self.about, self.once) for one in sources])
         for part in self.latents.parts:
             yield from self._fill("encode images", part)
 
@@ -119,7 +121,7 @@ class Inputs:
             self.conds = {prompt: self.backbone.encode_prompts([prompt]) for prompt in prompts}
             return
         about = {name: value for name, value in self.about.items() if name != "data"}
-        self.conds = Prompts(self.backbone, prompts, self.accelerator.device, about, self.data)
+        self.conds = Prompts(self.backbone, prompts, self.accelerator.device, about, self.data, self.once)
         yield from self._fill("encode prompts", self.conds)
 
     def _fill(self, phase: str, cache: Latents | Prompts) -> Iterator[Progress]:
@@ -127,8 +129,7 @@ class Inputs:
         accelerator = self.accelerator
         if accelerator.is_main_process:
             cache.store.begin()
-        told: list[Any] = broadcast_object_list([cache.missing() if accelerator.is_main_process else None])
-        missing = told[0]
+        missing = self.once(cache.missing)
         for done, total in cache.encode(missing[accelerator.process_index :: accelerator.num_processes]):
             yield Progress(phase, done, total)
         accelerator.wait_for_everyone()

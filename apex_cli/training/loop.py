@@ -10,32 +10,37 @@ import copy
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import AutocastKwargs, set_seed
+from accelerate.utils import AutocastKwargs, InitProcessGroupKwargs, set_seed
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from apex_cli import __version__
 from apex_cli.backbones.compiling import compile_blocks
 from apex_cli.errors import NumericalError, Stopped, UsageError
 from apex_cli.flow.condition import Cond
 from apex_cli.generation import SampleConfig, generator
-from apex_cli.objectives.base import Batch, Loss, Nets, Objective
-from apex_cli.records import Metrics, Progress, StepRecord
-from apex_cli.training import checkpoint, lora, sharding, trackers
+from apex_cli.objectives.base import Nets, Objective
+from apex_cli.records import METRICS, Metrics, Progress, StepRecord
+from apex_cli.training import checkpoint, lora, runs, sharding, trackers
 from apex_cli.training.inputs import Inputs
 from apex_cli.training.parts import Parts
 from apex_cli.training.schedule import micro_slices
 from apex_cli.training.settings import TrainConfig
 from apex_cli.training.telemetry import Telemetry
 from apex_cli.training.trained import Trained
+
+PATIENCE = timedelta(hours=3)
+"""How long ranks wait for each other: one of them reads the whole data set while the others do nothing."""
 
 
 @dataclass
@@ -57,6 +62,8 @@ class Job:
     weights lie in shards all ranks call it, and the main process writes."""
     on_report: Callable[[], object] | None = None
     """Writes the page of the run; called after every grid and at the end."""
+    tell: Callable[[str], object] = lambda _: None
+    """Says a sentence to the user; it may be called from a signal handler."""
 
 
 class Trainer:
@@ -76,7 +83,7 @@ class Trainer:
             log_with=list(self.config.trackers) or None,
             project_dir=job.folder,
             # autocast's cache would keep a bf16 copy of every block that FSDP frees.
-            kwargs_handlers=[AutocastKwargs(cache_enabled=not self.sharded)],
+            kwargs_handlers=[AutocastKwargs(cache_enabled=not self.sharded), InitProcessGroupKwargs(timeout=PATIENCE)],
         )
         self.parts = Parts(job.backbone, job.objective.needs, self.config, job.objective.modules)
         self.frozen = self._frozen()
@@ -98,7 +105,11 @@ class Trainer:
         self.inputs = Inputs(
             job.backbone, job.data, self.objective.needs, self.parts, self.config, self.accelerator, about, job.folder
         )
+        self.fingerprint: str | None = None
+        """Of the data set, once the run has begun."""
         self.stop_signal: int | None = None
+        self.handlers: dict[int, Any] = {}
+        """What handled signals before the run."""
 
     # ---- one step ----------------------------------------------------------------------------------------------
 
@@ -155,6 +166,7 @@ class Trainer:
         draws = self.objective.draw(shape, generator(config.seed, self.step, 1), self.step / config.steps)
         measure = self.step % config.telemetry_every == 0
         sums: dict[str, Tensor] = {}
+        finite: list[tuple[Sequence, dict[str, Tensor]]] = []
         for micro in micro_slices(
             config.batch, accelerator.num_processes, accelerator.process_index, config.micro_batch
         ):
@@ -162,7 +174,7 @@ class Trainer:
             own = {key: value[micro].to(accelerator.device) for key, value in draws.items()}
             with accelerator.autocast(), self.parts.recompute.step():
                 loss = self.objective.loss(self.nets, batch, own)
-            self._check(loss, batch)
+            finite.append((batch.ids, {name: part.detach().isfinite() for name, part in loss.parts.items()}))
             share = len(batch) * accelerator.num_processes / config.batch
             if measure and micro.start % (config.batch // accelerator.num_processes) == 0:
                 self.telemetry.measure(loss, self.trained.norm_of)
@@ -170,6 +182,7 @@ class Trainer:
             (loss.total * share).backward()
             for name, value in {"loss": loss.total, **loss.parts}.items():
                 sums[name] = sums.get(name, 0) + value.detach() * share
+        self._check(finite)
         self.trained.reduce()
         if accelerator.num_processes > 1:
             sums = {name: cast(Tensor, accelerator.reduce(value, "mean")) for name, value in sums.items()}
@@ -186,10 +199,13 @@ class Trainer:
         values = {name: float(value) for name, value in sums.items()}
         return values.pop("loss"), values, norm
 
-    def _check(self, loss: Loss, batch: Batch) -> None:
-        for name, part in loss.parts.items():
-            if not torch.isfinite(part.detach()):
-                raise self._not_finite(f"The term '{name}'", list(batch.ids))
+    def _check(self, finite: list[tuple[Sequence, dict[str, Tensor]]]) -> None:
+        """Raise for the first term that was not finite, with the rows of its forward. All forwards of a step are looked
+        at together: each look waits for the device."""
+        flags = torch.stack([torch.stack(list(terms.values())) for _, terms in finite]).tolist()
+        for (rows, terms), good in zip(finite, flags, strict=True):
+            for name in [name for name, fine in zip(terms, good, strict=True) if not fine][:1]:
+                raise self._not_finite(f"The term '{name}'", list(rows))
 
     def _not_finite(self, what: str, rows: list) -> NumericalError:
         return NumericalError(
@@ -202,11 +218,14 @@ class Trainer:
     def run(self) -> Iterator[Progress]:
         """Resume if there is a checkpoint, then train to `config.steps`; yields what a display needs."""
         config, main = self.config, self.accelerator.is_main_process
-        previous = [signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)]
+        self.handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in self.handlers:
+            signal.signal(number, self._on_signal)
         try:
+            self.fingerprint = self.inputs.once.fingerprint(self.job.data)
             self._resume()
             yield from self._encode()
-            metrics = Metrics(self.job.folder / "metrics.jsonl", self.step) if main else None
+            metrics = Metrics(self.job.folder / METRICS, self.step) if main else None
             if config.trackers:
                 self.accelerator.init_trackers(self.job.folder.name, trackers.settings(self.job.recipe))
             if self.step == 0:
@@ -224,7 +243,7 @@ class Trainer:
                 if self.step % config.log_every == 0 or last:
                     record = StepRecord(
                         self.step, loss, parts, norm, self.optimizer.param_groups[0]["lr"],
-                        busy / (self.step - since), *self.telemetry.collect(),
+                        busy / (self.step - since), *self.telemetry.collect(self._sum),
                     )  # fmt: skip
                     busy, since = 0.0, self.step
                     if metrics is not None:
@@ -245,11 +264,17 @@ class Trainer:
             self._report()
             self.accelerator.end_training()
         finally:
-            for number, handler in zip((signal.SIGINT, signal.SIGTERM), previous, strict=True):
+            for number, handler in self.handlers.items():
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        self.stop_signal = number
+        """Stop after what is under way. A second Ctrl-C finds the handler that was there before; a second SIGTERM, as
+        launchers send it, finds this one."""
+        self.stop_signal, again = number, ""
+        if number == signal.SIGINT:
+            signal.signal(number, self.handlers[number])
+            again = " Press Ctrl-C again to abort at once."
+        self.job.tell(f"Saving after this step.{again}")
 
     def _stopping(self) -> bool:
         """Whether any rank was told to stop."""
@@ -257,10 +282,11 @@ class Trainer:
 
     def _any(self, fact: bool) -> bool:
         """Whether it is so on any rank; all ranks answer alike."""
-        if self.accelerator.num_processes == 1:
-            return fact
-        flag = torch.tensor(float(fact), device=self.accelerator.device)
-        return float(cast(Tensor, self.accelerator.reduce(flag, "sum"))) > 0
+        return float(self._sum(torch.tensor(float(fact), device=self.accelerator.device))) > 0
+
+    def _sum(self, value: Tensor) -> Tensor:
+        """Over the ranks."""
+        return value if self.accelerator.num_processes == 1 else cast(Tensor, self.accelerator.reduce(value, "sum"))
 
     def _encode(self) -> Iterator[Progress]:
         """Prepare the inputs of all steps; then the encoders leave the accelerator to the steps."""
@@ -336,19 +362,22 @@ class Trainer:
         (folder / "state" / "state.json").write_text(json.dumps(facts))
         (folder / "recipe.toml").write_text(self.job.recipe)
         contract = {
-            "format": 1,
+            "format": checkpoint.FORMAT,
+            "apex": __version__,
             "step": self.step,
             "weights": "model" if self.ema is None else "ema",
             "tuning": self.config.tuning,
             "sample": self.job.sample.model_dump(),
+            "data_fingerprint": self.fingerprint,
             **self.job.identity,
         }
         (folder / "contract.json").write_text(json.dumps(contract, indent=1))
 
     def _resume(self) -> None:
-        folder = checkpoint.newest(self.job.folder)
+        folder = self.inputs.once(lambda: checkpoint.newest(self.job.folder))
         if folder is None:
             return
+        runs.check_data(self.job.folder, checkpoint.read_contract(folder), self.fingerprint)
         if self.ema is not None:
             self.parts.load(folder / "ema")
             self.ema.shadow_params = [p.detach().clone() for p in self.params.values()]
@@ -359,6 +388,7 @@ class Trainer:
         if self.ema is not None:
             self.ema.optimization_step = facts["average_steps"]
             self._follow_average()
+        self.job.tell(f"Continues at step {self.step} of {self.config.steps}.")
         names = {name: index for index, name in enumerate(self.params)}
         state: dict[int, dict[str, Tensor]] = {}
         with safe_open(folder / "state" / "optimizer.safetensors", "pt") as file:

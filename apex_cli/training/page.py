@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_cli.pages import data_url, render
-from apex_cli.records import read_metrics
+from apex_cli.records import METRICS, read_metrics
 from apex_cli.training import curves
 from apex_cli.training.runs import RECIPE
 
@@ -31,7 +31,7 @@ def write_page(folder: Path) -> Path:
     """Write `index.html` and `loss.png` of the run in `folder`; returns the path of the page."""
     from markupsafe import Markup
 
-    records = read_metrics(folder / "metrics.jsonl")
+    records = read_metrics(folder / METRICS)
     recipe = (folder / RECIPE).read_text() if (folder / RECIPE).is_file() else ""
     panels = curves.panels(records)
     curves.save_png([panel for panel in panels if panel.group in ("loss", "terms")], folder / "loss.png")
@@ -41,7 +41,7 @@ def write_page(folder: Path) -> Path:
         **_facts(folder, records, tomllib.loads(recipe)),
         terms=_terms(records),
         warnings=[(r["step"], warning) for r in records for warning in r["warnings"]][-WARNINGS:],
-        grids=[(int(path.stem.removeprefix("step-")), _inline(path)) for path in _grids(folder / "samples")],
+        grids=[(_step(path), _inline(path)) for path in _grids(folder / "samples")],
         teacher=_inline(teacher) if (teacher := folder / "samples" / "teacher.png").is_file() else None,
         panels=[(panel, Markup(curves.to_svg(panel))) for panel in panels],
         recipe=recipe,
@@ -86,10 +86,14 @@ def _terms(records: Sequence[dict[str, Any]]) -> list[tuple[str, float, float | 
 
 def _grids(samples: Path) -> list[Path]:
     """The student's grids, oldest first; of very many an even choice."""
-    paths = sorted(samples.glob("step-*.png"))
+    paths = sorted(samples.glob("step-*.png"), key=_step)
     if len(paths) <= GRIDS:
         return paths
     return [paths[round(i * (len(paths) - 1) / (GRIDS - 1))] for i in range(GRIDS)]
+
+
+def _step(grid: Path) -> int:
+    return int(grid.stem.removeprefix("step-"))
 
 
 def _inline(path: Path) -> str:

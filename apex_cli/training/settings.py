@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from apex_cli.config import Section
 
@@ -58,6 +58,12 @@ class TrainConfig(Section):
     sample_seeds: int = Field(default=2, ge=1)
     """Seeds drawn for each of `sample_prompts`."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+
+    @model_validator(mode="after")
+    def _one_tuning(self) -> TrainConfig:
+        if self.text_encoder and self.tuning == "lora":
+            raise ValueError('tuning = "lora" trains adapters of the transformer alone; set text_encoder = false')
+        return self
 
     @property
     def recomputed(self) -> tuple[float, ...]:

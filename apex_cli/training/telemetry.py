@@ -16,27 +16,36 @@ COLLAPSED = 0.3
 """Seed diversity below this share of the teacher's calls for a warning."""
 
 
-def time_bin(t: float) -> str:
-    """`t1` for exactly 1, where NFE = 1 samples; else the lower edge of one of `BINS` bins."""
-    return "t1" if t == 1 else f"t{int(t * BINS) / BINS:.1f}"
+NAMES = (*(f"t{k / BINS:.1f}" for k in range(BINS)), "t1")
+"""`t1` for exactly 1, where NFE = 1 samples; else the lower edge of one of `BINS` bins."""
+
+
+def time_bin(t: Tensor) -> Tensor:
+    """The place in `NAMES` of each time, int64 like `t`."""
+    return (t * BINS).long().clamp(max=BINS)
 
 
 class Telemetry:
-    """Collects facts between two log records."""
+    """Collects facts between two log records, over all samples of all ranks. What is watched stays where it was
+    computed, so that no step waits for it."""
 
     def __init__(self) -> None:
         self.facts: dict[str, float] = {}
-        self.values: dict[str, list[Tensor]] = {}
+        self.sums: dict[str, Tensor] = {}
+        """Name -> [bins, 2]: sum and number of the values in each time bin; one bin where there are no times."""
 
     def watch(self, loss: Loss) -> None:
         """Keep the per-sample facts of one forward."""
         for name, value in loss.watch.items():
             if name in TIME_OF:
-                times = loss.watch[TIME_OF[name]]
-                for t, error in zip(times.tolist(), value, strict=True):
-                    self.values.setdefault(f"{name}.{time_bin(t)}", []).append(error)
+                self._add(name, value, time_bin(loss.watch[TIME_OF[name]].flatten()), len(NAMES))
             elif name not in TIME_OF.values():
-                self.values.setdefault(name, []).append(value.mean())
+                self._add(name, value, torch.zeros_like(value.flatten(), dtype=torch.long), 1)
+
+    def _add(self, name: str, value: Tensor, bins: Tensor, count: int) -> None:
+        values = value.detach().flatten().float()
+        sums = self.sums.setdefault(name, values.new_zeros(count, 2))
+        sums.index_add_(0, bins, torch.stack([values, torch.ones_like(values)], 1))
 
     def measure(self, loss: Loss, norm_of: Callable[[Tensor], float]) -> None:
         """Gradient norm of every unweighted term, one extra backward each."""
@@ -47,11 +56,23 @@ class Telemetry:
         """Take over facts measured elsewhere, e.g. the diversity of a sample grid."""
         self.facts |= facts
 
-    def collect(self) -> tuple[dict[str, float], tuple[str, ...]]:
-        """All facts since the last call, and the warnings they give rise to."""
-        facts = self.facts | {name: float(torch.stack(v).mean()) for name, v in sorted(self.values.items())}
-        self.facts, self.values = {}, {}
+    def collect(self, reduce: Callable[[Tensor], Tensor]) -> tuple[dict[str, float], tuple[str, ...]]:
+        """All facts since the last call, and the warnings they give rise to. `reduce` sums a tensor over the ranks, all
+        of which take part and have watched the same names."""
+        facts = self.facts | self._means(reduce)
+        self.facts, self.sums = {}, {}
         return facts, tuple(_warnings(facts))
+
+    def _means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        if not self.sums:
+            return {}
+        names = [
+            f"{name}.{part}" if name in TIME_OF else name
+            for name in sorted(self.sums)
+            for part in NAMES[: len(self.sums[name])]
+        ]
+        rows = reduce(torch.cat([self.sums[name] for name in sorted(self.sums)])).tolist()
+        return {name: total / count for name, (total, count) in zip(names, rows, strict=True) if count}
 
 
 def _warnings(facts: dict[str, float]) -> Iterable[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import tomli_w
 from filelock import FileLock
-from tiny_runs import LORA, TINY, apex, train, write_recipe
+from tiny_runs import LORA, TINY, apex, metrics, train, write_recipe
 
+from apex_cli import build
 from apex_cli.worlds.shapes.questions import ANSWERS
 
 SHORT = LORA | {"steps": 1}
@@ -34,6 +36,10 @@ def told(capsys) -> str:
         ({"backbone": {"name": "flx"}}, ["there is no backbone called"]),
         ({"sample": {"nfe": 0}}, ["sample.nfe", "greater than or equal to 1"]),
         ({"sample": {"nfe": 3, "guidance": 2.0}}, ["set nfe = 2"]),
+        (
+            {"train": LORA | {"text_encoder": True}},
+            ["adapters of the transformer alone", "text_encoder = false"],
+        ),
         ({"extra": {"a": 1}}, ["extra: unknown section"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -149,6 +155,23 @@ def test_a_model_folder_with_a_pickle(once, tmp_path, capsys, name):
     assert f"{name}' is a pickle and will not be opened" in told(capsys)
 
 
+def test_a_run_says_where_it_stands(tmp_path, capsys, monkeypatch):
+    """Cut off, it says where it continues; complete, it says so, and loads nothing to find that out."""
+    recipe, run = write_recipe(tmp_path / "run.toml"), tmp_path / "run"
+    assert apex("train", recipe, "--out", run) == 0
+    err = capsys.readouterr().err
+    assert "Continues" not in err
+    assert "complete" not in err
+    shutil.rmtree(run / "step-000004")
+    assert apex("train", recipe, "--out", run) == 0
+    assert "Continues at step 2 of 4." in capsys.readouterr().err
+    monkeypatch.setattr(build, "job", None)
+    assert apex("train", recipe, "--out", run, "--json") == 0
+    out, err = capsys.readouterr()
+    assert "Already complete: 4 steps." in err
+    assert json.loads(out)["loss"] == metrics(run)[-1]["loss"]
+
+
 def test_results_and_progress(tmp_path, capsys):
     recipe = write_recipe(tmp_path / "run.toml", train={"steps": 2})
     assert apex("train", recipe, "--out", tmp_path / "run", "--json") == 0
@@ -164,13 +187,34 @@ def test_results_and_progress(tmp_path, capsys):
 def test_a_run_may_go_on_computing_in_another_way(tmp_path, capsys):
     """What does not change the result may change; the rest is named."""
     run = train(tmp_path / "run", train={"steps": 2})
+    shown = {"sample_every": 1, "sample_prompts": ["a green star"], "sample_seeds": 3, "telemetry_every": 1}
     file = write_recipe(tmp_path / "run.toml", train={"steps": 2, "sharding": "fsdp", "gradient_checkpointing": 1.0,
-                                                      "micro_batch": 2, "keep": 5})  # fmt: skip
+                                                      "micro_batch": 2, "keep": 5} | shown)  # fmt: skip
     assert apex("train", file, "--out", run) == 0
     assert "gradient_checkpointing = 1.0" in (run / "recipe.toml").read_text()
     capsys.readouterr()
     assert apex("train", file, "--out", run, "--set", "train.lr=1e-4", "--set", "train.ema=0.5") == 2
     assert "train.ema, train.lr differs" in told(capsys)
+
+
+SHIFTING = {"kind": "mixture", "parts": [{"kind": "point"}, {"kind": "uniform"}], "weights": [1, 1],
+            "weights_at_end": [0, 1]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sections", "steps"),
+    [
+        ({"train": {"schedule": "cosine", "steps": 2}}, 3),
+        ({"objective": {"name": "fm", "times": SHIFTING}, "train": {"steps": 2}}, 3),
+        ({"train": {"steps": 2}}, 1),
+    ],
+    ids=["schedule", "times", "fewer"],
+)
+def test_a_run_that_knows_its_end_keeps_it(tmp_path, capsys, sections, steps):
+    run = train(tmp_path / "run", **sections)
+    capsys.readouterr()
+    assert apex("train", tmp_path / "run.toml", "--out", run, "--set", f"train.steps={steps}") == 2
+    assert "train.steps differs" in told(capsys)
 
 
 @pytest.mark.parametrize(("shares", "code"), [("[1.0]", 0), ("[1.0, 0.5]", 2), ("true", 2), ("1.5", 2)])

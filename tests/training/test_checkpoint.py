@@ -99,12 +99,49 @@ def test_only_the_newest_are_kept(tmp_path):
     assert sorted(tmp_path.iterdir()) == checkpoint.steps(tmp_path) == [third, fourth]
 
 
+def test_steps_are_numbers_however_long(tmp_path):
+    """As text, step-1000000 comes before step-999999."""
+    *_, old, new = written(tmp_path, 5, 999_999, 1_000_000)
+    assert checkpoint.newest(tmp_path) == new
+    checkpoint.prune(tmp_path, keep=2)
+    assert checkpoint.steps(tmp_path) == [old, new]
+
+
+def test_a_copy_that_somebody_keeps_is_left_alone(tmp_path):
+    (folder,) = written(tmp_path, 7)
+    copies = [shutil.copytree(folder, tmp_path / name) for name in ("step-000007-good", "step-best", "step-7")]
+    assert checkpoint.steps(tmp_path) == [folder]
+    checkpoint.prune(tmp_path, keep=1)
+    assert all((copy / checkpoint.MANIFEST).is_file() for copy in copies)
+
+
+def test_a_crash_while_one_is_replaced_leaves_the_older_ones(tmp_path, monkeypatch):
+    """Never half a checkpoint that would stop the run for good."""
+
+    def crash(folder: Path, **_: object) -> None:
+        if folder.name == "step-000002":
+            (folder / "model" / "weights.safetensors").unlink()
+            raise RuntimeError("power cut")
+
+    old, _ = written(tmp_path, 1, 2)
+    monkeypatch.setattr(shutil, "rmtree", crash)
+    with pytest.raises(RuntimeError):
+        written(tmp_path, 2)
+    assert checkpoint.newest(tmp_path) == old
+
+
 def test_what_a_kill_left_is_cleared_away(tmp_path):
     half_deleted, kept = written(tmp_path, 1, 2)
     (half_deleted / "manifest.json").unlink()
     shutil.copytree(kept, tmp_path / ".step-000003.partial")
     checkpoint.prune(tmp_path, keep=5)
     assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_a_contract_of_a_later_format_is_not_guessed_at(tmp_path):
+    (tmp_path / "contract.json").write_text(json.dumps({"format": checkpoint.FORMAT + 1, "apex": "9.0"}))
+    with pytest.raises(CheckpointError, match=r"has format 2, of apex 9\.0"):
+        checkpoint.read_contract(tmp_path)
 
 
 def test_where_there_is_none(tmp_path):

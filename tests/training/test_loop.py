@@ -25,6 +25,12 @@ def losses(run: Path) -> np.ndarray:
     return np.array([[record["loss"], record["grad_norm"]] for record in metrics(run)])
 
 
+def same_telemetry(run: Path, other: Path) -> None:
+    """Whoever computed it: errors by time, distances and norms are those of all samples."""
+    for one, two in zip(metrics(run), metrics(other), strict=True):
+        assert one["telemetry"] == pytest.approx(two["telemetry"], rel=1e-4)
+
+
 @pytest.mark.parametrize(("ranks", "micro"), [(1, None), (1, 3), (2, None), (4, 2), (2, 99)])
 def test_micro_batches_share_out_the_batch(ranks, micro):
     rows = [i for rank in range(ranks) for part in micro_slices(16, ranks, rank, micro) for i in range(16)[part]]
@@ -52,6 +58,7 @@ def test_two_ranks_equal_one_process(once, tmp_path):
     assert len(list((tmp_path / "cold").glob("prompts/*/*.safetensors"))) == 2  # the ranks shared out the captions
     expected = losses(once("whole", **ACCUMULATED))
     np.testing.assert_allclose(losses(tmp_path / "ranks"), expected, rtol=1e-5)
+    same_telemetry(tmp_path / "ranks", once("whole", **ACCUMULATED))
     shutil.rmtree(tmp_path / "ranks" / "step-000004")
     assert apex("train", recipe, "--out", tmp_path / "ranks") == 0
     np.testing.assert_allclose(losses(tmp_path / "ranks"), expected, rtol=1e-5)

@@ -73,6 +73,13 @@ def write_run(folder: Path, records: list[StepRecord], grids: int = 0, teacher: 
     return folder
 
 
+def test_grids_come_in_the_order_of_their_steps(tmp_path):
+    run = write_run(tmp_path / "run", [record(10)], grids=2)
+    (run / "samples" / "step-000000.png").rename(run / "samples" / "step-1000000.png")
+    text = Reader(write_page(run)).text
+    assert text.index("step 10 ") < text.index("step 1000000")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     records = [record(step, warnings=("collapse <b>",) if step == 20 else ()) for step in range(10, 310, 10)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny_runs import APEX, LORA, apex, manifest, metrics, train, write_recipe
 
 from apex_cli.records import Metrics
@@ -87,6 +89,44 @@ def test_a_stopped_run_has_saved(tmp_path, capsys, cut_off, number, code):
     assert signal.getsignal(number) == before
 
 
+def test_a_second_ctrl_c_aborts(tmp_path, capsys, cut_off):
+    """The first one answers at once, though the step may take a minute."""
+    recipe, run = write_recipe(tmp_path / "run.toml", train={"save_every": 100}), tmp_path / "run"
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "Saving after this step. Press Ctrl-C again to abort at once." in capsys.readouterr().err
+        os.kill(os.getpid(), signal.SIGINT)
+
+    cut_off({2: twice})
+    before = signal.getsignal(signal.SIGINT)
+    assert apex("train", recipe, "--out", run) == 130
+    assert "Interrupted." in capsys.readouterr().err
+    assert not list(run.glob("step-*"))
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_second_sigterm_does_not(tmp_path, capsys, cut_off):
+    """Launchers send it to every process of a group, and again."""
+    recipe, run = write_recipe(tmp_path / "run.toml", train={"save_every": 100}), tmp_path / "run"
+    cut_off({2: lambda: [stop(), stop()]})
+    assert apex("train", recipe, "--out", run) == 143
+    assert (run / "step-000002" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["teacher", "average", "lora"])
+def test_a_run_may_be_given_more_steps(name, tmp_path):
+    """It ends as one that was given them at once; what it shows of itself may change on the way."""
+    sections = RUNS[name] | {"train": RUNS[name]["train"] | {"schedule": "constant"}}
+    whole = train(tmp_path / name, **sections)
+    recipe, run = tmp_path / f"{name}.toml", tmp_path / "again"
+    other = ["sample_every=2", "sample_seeds=2", "telemetry_every=2", 'sample_prompts=["two stars"]']
+    first = [word for value in ("steps=3", *other) for word in ("--set", f"train.{value}")]
+    assert apex("train", recipe, "--out", run, *first) == 0
+    assert apex("train", recipe, "--out", run) == 0
+    assert manifest(run, 8) == manifest(whole, 8)
+
+
 def test_a_signal_while_encoding(tmp_path, capsys, monkeypatch):
     from apex_cli.backbones.sana import Sana
 
@@ -104,6 +144,28 @@ def test_a_finished_run_stays_as_it_is(once, capsys):
     assert apex("train", run.with_suffix(".toml"), "--out", run) == 0
     assert {path: path.stat().st_mtime_ns for path in run.glob("step-*/**/*")} == before
     assert [record["step"] for record in metrics(run)] == [1, 2, 3, 4]
+
+
+def pictures(folder: Path, *names: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for number, name in enumerate(names):
+        Image.new("RGB", (64, 64), (40 * number, 90, 90)).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text("a red cube")
+
+
+def test_a_run_goes_on_only_over_the_data_it_began_with(tmp_path, capsys):
+    """One more picture would put another one in the place of most of those that were still to come."""
+    pictures(tmp_path / "pictures", *"abcde")
+    recipe, run = write_recipe(tmp_path / "run.toml"), tmp_path / "run"
+    command = ["train", recipe, "--out", run, "--set", f'data={{ name = "folder", path = "{tmp_path / "pictures"}" }}']
+    assert apex(*command) == 0
+    shutil.rmtree(run / "step-000004")
+    pictures(tmp_path / "pictures", *"abcdef")
+    assert apex(*command) == 2
+    assert f"The data set is not the one that '{run}' saw up to step 2" in capsys.readouterr().err
+    for ending in ("png", "txt"):
+        (tmp_path / "pictures" / f"f.{ending}").unlink()
+    assert apex(*command) == 0
 
 
 def test_half_a_line_of_metrics_is_dropped(tmp_path):
