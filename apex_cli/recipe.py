@@ -1,7 +1,7 @@
 """Recipes: one TOML file, with `--set section.key=value` on top, becomes typed sections.
 
 `[backbone] [objective] [data]` carry `name`, a row of the registry; their other keys are the `Config` of that class.
-`[train] [sample] [eval]` are settings of the engine. Precedence: class default < recipe < `--set`.
+`[train] [sample] [eval] [teacher_sample]` are settings of the engine. Precedence: class default < recipe < `--set`.
 What `apex synth-data` takes has `[synth]` instead of an objective, and other sections beside it (`SYNTH`).
 All mistakes of a file come in one `UsageError`, each as `file:line: section.key: what is wrong`.
 """
@@ -34,12 +34,13 @@ SETTINGS = {
     "train": "apex_cli.training.settings:TrainConfig",
     "sample": "apex_cli.generation.settings:SampleConfig",
     "eval": "apex_cli.evaluation.settings:EvalConfig",
+    "teacher_sample": "apex_cli.generation.settings:SampleConfig",
 }
 REMEDY = "`apex recipes ls` lists complete recipes, `apex recipes show NAME` prints one."
 RUNS = "runs"
 """Where a run goes, by the name of its recipe."""
 
-TRAIN = Layout("train", "objective", CHOICES, SETTINGS)
+TRAIN = Layout("train", "objective", CHOICES, SETTINGS, optional=("teacher_sample",))
 SYNTH = Layout(
     "synth-data",
     "synth",
@@ -81,7 +82,8 @@ class Sections:
 
 @dataclass(frozen=True)
 class Recipe(Sections):
-    """Everything a training run depends on."""
+    """Everything a training run depends on. `teacher_sample`: how the model it starts from is sampled, where that is a
+    pipeline of others, which does not say so itself."""
 
     backbone: Choice
     objective: Choice
@@ -89,6 +91,7 @@ class Recipe(Sections):
     train: TrainConfig
     sample: SampleConfig
     eval: EvalConfig
+    teacher_sample: SampleConfig | None = None
 
 
 @dataclass(frozen=True)

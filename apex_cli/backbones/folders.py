@@ -26,6 +26,15 @@ def locate(path: str) -> str:
     raise SetupError(f"The model folder '{path}' does not exist.", "Give a diffusers pipeline folder or a hub id.")
 
 
+def commit(hub_id: str, revision: str | None = None) -> str | None:
+    """The commit of a hub repository that `revision` (the main branch without one) means in the local cache; None if
+    the repository is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub_id, "model_index.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
 def check(folder: str, pipeline_class: str) -> None:
     """Raise unless `folder` holds `pipeline_class` in safetensors files; a hub id is left to the hub client."""
     if not Path(folder).is_dir():
@@ -80,9 +89,12 @@ def torch_dtype(name: str) -> Any:
     return torch.float32 if name == "fp32" else torch.bfloat16
 
 
-def load(path: str, pipeline_class: str, dtype: str = "fp32", vae_dtype: str = "fp32", **parts: Any):
-    """The pipeline object of a folder or hub id; under `torch.device("meta")` without its weights. `parts`: components
-    that take the place of its own; None leaves one out."""
+def load(
+    path: str, pipeline_class: str, dtype: str = "fp32", vae_dtype: str = "fp32", revision: str | None = None,
+    **parts: Any,
+):  # fmt: skip
+    """The pipeline object of a folder or hub id; under `torch.device("meta")` without its weights. `revision`: of the
+    hub repository. `parts`: components that take the place of its own; None leaves one out."""
     import diffusers
     import torch
     from safetensors import SafetensorError
@@ -92,11 +104,12 @@ def load(path: str, pipeline_class: str, dtype: str = "fp32", vae_dtype: str = "
     folder = locate(path)
     check(folder, pipeline_class)
     if torch.get_default_device().type == "meta":
-        return cast(skeletons.build(folder, pipeline_class, [name for name in parts if parts[name] is None]), dtype)
+        left_out = [name for name in parts if parts[name] is None]
+        return cast(skeletons.build(folder, pipeline_class, left_out, revision), dtype)
     try:
         formats = {"vae": torch_dtype(vae_dtype), "default": torch_dtype(dtype)}
         kind = getattr(diffusers, pipeline_class)
-        return kind.from_pretrained(folder, use_safetensors=True, dtype=formats, **parts)
+        return kind.from_pretrained(folder, use_safetensors=True, dtype=formats, revision=revision, **parts)
     except (OSError, SafetensorError) as error:
         reason = f"'{path}' could not be read: {str(error).splitlines()[0]}"
         if Path(folder).is_dir():

@@ -26,6 +26,8 @@ class PipelineConfig(Section):
 
     path: str | None = None
     """A diffusers pipeline folder, `assets:NAME` for one that ships with apex, or a hub id. None builds `tiny`."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub id; a checkpoint names the commit that it began with."""
     resolution: int = 64
     """Pixels of a side of the square images."""
     max_tokens: int = Field(default=300, gt=0)
@@ -64,6 +66,7 @@ class PipelineBackbone:
         if config.path:
             given: dict[str, Any] = {} if transformer is None else {"transformer": transformer}
             given |= dict.fromkeys(self.left_out(config))
+            given["revision"] = config.revision
             self.pipeline = folders.load(config.path, self.pipeline_class, config.dtype, **given)
         else:
             self.pipeline = folders.cast(self.fresh(config.tiny), config.dtype)

@@ -20,25 +20,25 @@ FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 """What a skeleton reads of a hub repository: configurations and tokenizers."""
 
 
-def build(folder: str, pipeline_class: str, left_out: Collection[str] = ()) -> Any:
-    """The pipeline object of a folder, or of a hub id whose small files are in the local cache. Components in
-    `left_out`, and those that the folder lists as null, are None."""
+def build(folder: str, pipeline_class: str, left_out: Collection[str] = (), revision: str | None = None) -> Any:
+    """The pipeline object of a folder, or of a hub id whose small files are in the local cache, of its main branch or
+    `revision`. Components in `left_out`, and those that the folder lists as null, are None."""
     import diffusers
 
-    place = Path(folder) if Path(folder).is_dir() else _cached(folder)
+    place = Path(folder) if Path(folder).is_dir() else _cached(folder, revision)
     index = json.loads((place / "model_index.json").read_text())
     rows = {name: row for name, row in index.items() if isinstance(row, list)} | dict.fromkeys(left_out, (None, None))
     parts = {name: None if row[1] is None else _component(place / name, *row) for name, row in rows.items()}
     return getattr(diffusers, pipeline_class)(**parts)
 
 
-def _cached(hub_id: str) -> Path:
+def _cached(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     remedy = f"Fetch the small files: hf download {hub_id} --include {' '.join(map(repr, FILES))}"
     try:
-        place = Path(snapshot_download(hub_id, local_files_only=True, allow_patterns=FILES))
+        place = Path(snapshot_download(hub_id, revision=revision, local_files_only=True, allow_patterns=FILES))
     except LocalEntryNotFoundError as error:
         raise SetupError(f"The configuration of '{hub_id}' is not in the local cache.", remedy) from error
     if not (place / "model_index.json").is_file():

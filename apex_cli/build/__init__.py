@@ -1,8 +1,9 @@
 """The composition root: the only room that knows names and classes both. Recipe or checkpoint in, objects out.
 
-models.py: models. readers.py: data. training.py, planning.py, synthesis.py, exporting.py: what the commands of these
-names run. Their names are those of the room. Apart from them: fast.py, the fast twins of models; evaluation.py and
-subjects.py, what `apex eval` and `apex bench` ask; bases.py and labels.py, where a model comes from and its name.
+models.py: models. origins.py: what they began with. readers.py: data. training.py, planning.py, synthesis.py,
+exporting.py: what the commands of these names run. Their names are those of the room. Apart from them: fast.py, the
+fast twins of models; evaluation.py and subjects.py, what `apex eval` and `apex bench` ask; bases.py and labels.py,
+where a model comes from and its name.
 """
 
 from apex_cli.build.exporting import export
@@ -10,7 +11,6 @@ from apex_cli.build.models import (
     SHIPPED_STUDENT,
     SHIPPED_TEACHER,
     Model,
-    is_checkpoint,
     load_model,
     load_teacher,
     placed,
@@ -19,6 +19,7 @@ from apex_cli.build.models import (
     skeleton,
     start,
 )
+from apex_cli.build.origins import is_checkpoint
 from apex_cli.build.planning import fit, plan
 from apex_cli.build.readers import checked, data
 from apex_cli.build.synthesis import benchmarks, order, painter

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from apex_cli.build.models import Model, checkpoint_of, load_model, placed
+from apex_cli.build.models import Model, load_model, placed
+from apex_cli.build.origins import checkpoint_of
 from apex_cli.errors import UsageError
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_cli.build import bases
+from apex_cli.build.origins import checkpoint_of, is_checkpoint, require
 from apex_cli.errors import CheckpointError
 from apex_cli.generation import SampleConfig
 from apex_cli.registry import resolve
@@ -59,13 +60,6 @@ def skeleton(name: str, config: Any) -> Any:
         return start(name, config, weights=False)[0]
 
 
-def is_checkpoint(path: str) -> bool:
-    """Whether `path` is a run, checkpoint or export of ours rather than a plain pipeline folder or hub id."""
-    from apex_cli.backbones import folders
-
-    return bases.is_ours(Path(folders.locate(path)))
-
-
 def load_model(path: str | Path, weights: bool = True) -> Model:
     """A model from a run, a checkpoint, an exported folder, or `assets:NAME`. Without `weights`, as `skeleton` needs
     it: nothing that was trained is read or verified."""
@@ -89,6 +83,8 @@ def load_model(path: str | Path, weights: bool = True) -> Model:
         return Model(kind(kind.Config(**config | {"path": str(folder)})), sample, contract, folder)
     if config.get("path") == checkpoint.BASE and (folder / checkpoint.BASE).is_dir():
         config["path"] = str(folder / checkpoint.BASE)
+    else:
+        require(config.get("path", ""), row.get("manifest"), folder)
     model, _ = start(row["name"], kind.Config(**config), weights)
     if weights and tuning == "lora":
         lora.load(model, folder / contract["weights"])
@@ -99,19 +95,18 @@ def load_model(path: str | Path, weights: bool = True) -> Model:
 
 def load_teacher(model: Model) -> Model:
     """The model that `model` was distilled from."""
-    path = model.contract["base"]
+    contract, path = model.contract, model.contract["base"]
     if path is None:
         raise CheckpointError(f"'{model.source}' does not say what it was distilled from.", "Leave out --compare.")
-    return ready(path)
-
-
-def checkpoint_of(path: str | Path, verified: bool) -> Path:
-    """The checkpoint folder behind a run, a checkpoint, an export or `assets:NAME`."""
-    from apex_cli.backbones import folders
-    from apex_cli.training import checkpoint
-
-    name = str(path)
-    return checkpoint.find(Path(folders.locate(name) if name.startswith("assets:") else name), verified=verified)
+    if is_checkpoint(path):
+        return ready(path)
+    if (sample := contract.get("teacher_sample")) is None:
+        told = f"'{model.source}' does not say how '{path}', which it was distilled from, is sampled."
+        raise CheckpointError(told, "Leave out --compare; [teacher_sample] in a recipe says it.")
+    row = contract["backbone"]
+    kind = resolve("backbone", row["name"])
+    backbone = kind(kind.Config(**row["config"] | {"path": path}))
+    return placed(Model(backbone, SampleConfig(**sample), {"data": contract["data"]}, Path(path)))
 
 
 def ready(path: str | Path) -> Model:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from apex_cli.build.models import SHIPPED_TEACHER, Model, is_checkpoint, placed, ready, start
+from apex_cli.build.models import SHIPPED_TEACHER, Model, placed, ready, start
+from apex_cli.build.origins import is_checkpoint
 from apex_cli.errors import UsageError
 from apex_cli.generation import SampleConfig
 from apex_cli.recipe import SynthRecipe

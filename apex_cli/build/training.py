@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_cli.build.models import start
+from apex_cli.build.origins import committed, is_checkpoint, pin
 from apex_cli.build.readers import align, data
 from apex_cli.errors import UsageError
 from apex_cli.recipe import Choice, Recipe
@@ -24,14 +25,21 @@ def objective(choice: Choice, model: Any) -> Any:
 
 def job(recipe: Recipe, folder: Path) -> Any:
     """Everything `apex train` runs."""
+    from apex_cli.training import checkpoint
     from apex_cli.training.grids import PointGrid, SampleGrid
     from apex_cli.training.loop import Job
     from apex_cli.training.page import write_page
 
     source = data(recipe)  # before the model, which may take minutes to load
-    model, teacher = start(recipe.backbone.name, recipe.backbone.config)
+    origin, manifest = pin(recipe.backbone.config, checkpoint.last_contract(folder))
+    model, taught = start(recipe.backbone.name, origin)
+    origin = committed(origin)
+    base, teacher = _base(origin, taught), recipe.teacher_sample or taught
+    if recipe.teacher_sample and base is None:
+        told = "[teacher_sample] says how the model behind backbone.path is sampled, and there is none yet."
+        raise UsageError(told, "Remove the section.")
     align(source, model)
-    goal, origin = objective(recipe.objective, model), _rooted(recipe.backbone.config.model_dump())
+    goal = objective(recipe.objective, model)
     if goal.needs.inputs == "answers" and goal.config.answers != (asked := getattr(source, "questions", ())):
         known = f"Set objective.answers = {list(asked)}." if asked else "Choose data that has questions, e.g. shapes."
         raise UsageError(f"objective.answers does not fit the questions of '{recipe.data.name}'.", known)
@@ -52,8 +60,9 @@ def job(recipe: Recipe, folder: Path) -> Any:
         identity={
             "name": recipe.name,
             "data": recipe.data.name,
-            "backbone": {"name": recipe.backbone.name, "config": origin},
-            "base": origin.get("path") if teacher else None,
+            "backbone": {"name": recipe.backbone.name, "config": origin.model_dump(), "manifest": manifest},
+            "base": base,
+            "teacher_sample": teacher and teacher.model_dump(),
             "objective": recipe.objective.name,
             "condition_shift": recipe.sections()["objective"].get("condition_shift"),
             "recipe": recipe.fingerprint,
@@ -64,6 +73,12 @@ def job(recipe: Recipe, folder: Path) -> Any:
     )
 
 
+def _base(origin: Any, taught: Any) -> str | None:
+    """The model that a run starts from; None where there is none, or only encoders without a flow model."""
+    path = getattr(origin, "path", None)
+    return path if path and (taught or not is_checkpoint(path)) else None
+
+
 def _warnings(goal: Any, model: Any) -> tuple[str, ...]:
     shift = getattr(goal.config, "condition_shift", None)
     if shift is None or not shift.is_invisible(model.scale_invariant_text):
@@ -71,9 +86,3 @@ def _warnings(goal: Any, model: Any) -> tuple[str, ...]:
     return (
         f"condition_shift a = {shift.a:g}, b = 0 is invisible to this backbone: c_fake acts as c. Set b, or a < 0.",
     )
-
-
-def _rooted(config: dict[str, Any]) -> dict[str, Any]:
-    """A local `path` made absolute, so that a checkpoint can be used from any folder."""
-    path = config.get("path")
-    return config | {"path": str(Path(path).resolve())} if path and Path(path).is_dir() else config

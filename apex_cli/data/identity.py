@@ -13,7 +13,7 @@ from torch import nn
 
 from apex_cli.data.store import digest
 
-ELSEWHERE = {"path", "tiny", "resolution", "t5", "dtype", "offload", "embedded_guidance"}
+ELSEWHERE = {"path", "revision", "tiny", "resolution", "t5", "dtype", "offload", "embedded_guidance"}
 """Settings of a backbone that prompts do not depend on, or only through the weights and their formats."""
 VOLATILE = {
     *("architectures", "transformers_version", "dtype", "torch_dtype"),  # of configurations

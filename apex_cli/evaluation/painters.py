@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from apex_cli.backbones import folders
 from apex_cli.backbones.base import Backbone
 from apex_cli.evaluation import pictures
 from apex_cli.evaluation.base import Item
@@ -98,11 +99,7 @@ def weights_hash(source: Path) -> str:
 
 def version_of(model: Path) -> str:
     """SHA-256 of the weights of a folder; the commit of a hub repository."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if model.is_dir():
-        return weights_hash(model)
-    return Path(str(try_to_load_from_cache(str(model), "model_index.json"))).parent.name
+    return weights_hash(model) if model.is_dir() else folders.commit(str(model)) or ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from apex_cli.backbones import stock
 from apex_cli.exporting import comfyui
 from apex_cli.generation import Sample, generator
 from apex_cli.generation.settings import FEW_STEP_SIGMAS
-from apex_cli.training import lora
+from apex_cli.training import checkpoint, lora
 from apex_cli.training.checkpoint import BASE
 
 if TYPE_CHECKING:
@@ -105,6 +105,13 @@ def _code(model: Any, wanted: Wanted, base: str | None) -> dict[str, Any]:
     }
 
 
+def _called(teacher: Path) -> str:
+    """A name that means something elsewhere: of a checkpoint also the run's, of others the last of a path."""
+    if not teacher.is_absolute():
+        return str(teacher)
+    return f"{teacher.parent.name}, {teacher.name}" if checkpoint.step_of(teacher) is not None else teacher.name
+
+
 def _origin(contract: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
     shift, data, teacher = contract["condition_shift"], contract.get("data_fingerprint"), contract["base"]
     facts = {
@@ -112,7 +119,7 @@ def _origin(contract: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
         "objective": contract["objective"],
         "condition shift": shift and ", ".join(f"{key} {value}" for key, value in shift.items()),
         "data": f"{contract['data']}, SHA-256 {data}" if data else contract["data"],
-        "distilled from": teacher and (teacher if teacher.startswith("assets:") else Path(teacher).name),
+        "distilled from": teacher and _called(Path(teacher)),
         "tuning": recipe["train"]["tuning"],
         "step": contract["step"],
         "weights": "average of the run" if contract["weights"] == "ema" else "as trained last",

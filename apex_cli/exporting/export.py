@@ -167,13 +167,14 @@ def forget_origin(folder: Path) -> None:
 
 def _contract(contract: dict[str, Any], tuning: str, base: str | None) -> dict[str, Any]:
     row = contract["backbone"]
-    teacher = contract["base"]
+    teacher, origin = contract["base"], row["config"].get("path")
+    elsewhere = {} if base in (None, BASE, origin) else {"revision": None}
     return contract | {
         "tuning": tuning,
         "weights": contract["weights"] if tuning == "exported" else ".",
-        "backbone": {**row, "config": {**row["config"], "path": base}},
+        "backbone": {**row, "config": {**row["config"], "path": base, **elsewhere}, "manifest": None},
         # A folder of this machine means nothing elsewhere.
-        "base": teacher if str(teacher).startswith("assets:") else None,
+        "base": None if teacher is None or Path(teacher).is_absolute() else teacher,
     }
 
 

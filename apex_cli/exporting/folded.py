@@ -63,7 +63,7 @@ def _contract(plain: Any, twin: Any, of: str) -> dict[str, Any]:
         "tuning": "folded",
         "weights": "transformer",
         "folded": about,
-        "backbone": {**row, "config": {**row["config"], "path": None}},
+        "backbone": {**row, "config": {**row["config"], "path": None}, "manifest": None},
     }
 
 
