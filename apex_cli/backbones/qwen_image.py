@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -40,7 +41,10 @@ class QwenImage(PipelineBackbone):
 
     def __init__(self, config: QwenImageConfig, transformer: nn.Module | None = None):
         super().__init__(config, transformer)
-        one_frame.narrow(self.autoencoder)
+        if (
+            self.autoencoder is not None and torch.get_default_device().type != "meta"
+        ):  # what is counted stays as written
+            one_frame.narrow(self.autoencoder)
         last = f"transformer.transformer_blocks.{len(self.network.transformer_blocks) - 1}"
         # The text stream ends in the last block; of Qwen2.5-VL only the text model is asked, and no word is predicted.
         self.unused = (
