@@ -304,8 +304,10 @@ class Apex:
 
     def _guided(self, answers: Sequence[Tensor]) -> Tensor:
         """v_real of the answers to `_real_queries`."""
-        c = self.config
-        return guided(*answers, c.guidance, c.guidance_rescale, self.patch) if self.guided else answers[0]
+        if not self.guided:
+            return answers[0]
+        cond, uncond = answers
+        return guided(cond, uncond, self.config.guidance, self.config.guidance_rescale, self.patch)
 
     @torch.no_grad()
     def _real_velocity(self, nets: Nets, batch: Batch, x_s: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
