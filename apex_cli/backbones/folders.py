@@ -89,10 +89,7 @@ def torch_dtype(name: str) -> Any:
     return torch.float32 if name == "fp32" else torch.bfloat16
 
 
-def load(
-    path: str, pipeline_class: str, dtype: str = "fp32", vae_dtype: str = "fp32", revision: str | None = None,
-    **parts: Any,
-):  # fmt: skip
+def load(path: str, pipeline_class: str, dtype: str = "fp32", revision: str | None = None, **parts: Any):
     """The pipeline object of a folder or hub id; under `torch.device("meta")` without its weights. `revision`: of the
     hub repository. `parts`: components that take the place of its own; None leaves one out."""
     import diffusers
@@ -107,7 +104,7 @@ def load(
         left_out = [name for name in parts if parts[name] is None]
         return cast(skeletons.build(folder, pipeline_class, left_out, revision), dtype)
     try:
-        formats = {"vae": torch_dtype(vae_dtype), "default": torch_dtype(dtype)}
+        formats = {"vae": torch.float32, "default": torch_dtype(dtype)}
         kind = getattr(diffusers, pipeline_class)
         return kind.from_pretrained(folder, use_safetensors=True, dtype=formats, revision=revision, **parts)
     except (OSError, SafetensorError) as error:

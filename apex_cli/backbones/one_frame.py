@@ -7,6 +7,7 @@ convolution gives the same picture and the same gradient at about half the time 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
@@ -20,7 +21,8 @@ def _classes() -> tuple[type, type]:
     class OneFrameConv(QwenImageCausalConv3d):
         def forward(self, x: Tensor, cache_x: None = None) -> Tensor:
             """[B, C, 1, H, W] to the same of the convolved size."""
-            left, _, top, *_ = self._padding
+            sides: Any = self._padding
+            left, _, top, *_ = sides
             frame = conv2d(x[:, :, 0], self.weight[:, :, -1], self.bias, self.stride[1:], (top, left))
             return frame[:, :, None]
 

@@ -34,7 +34,7 @@ def pin(config: Any, stored: Mapping[str, Any] | None) -> tuple[Any, str | None]
     the contract of the run that goes on, which stays with what it began with."""
     from apex_cli.training import checkpoint
 
-    row = stored["backbone"] if stored else {"config": {}}
+    row: dict[str, Any] = stored["backbone"] if stored else {"config": {}}
     if row.get("manifest") or row["config"].get("revision"):
         kept = {key: row["config"][key] for key in ("path", "revision") if key in row["config"]}
         require(kept["path"], row.get("manifest"), "this run")

@@ -33,6 +33,7 @@ from apex_cli.objectives.base import Nets, Objective
 from apex_cli.records import METRICS, Metrics, Progress, StepRecord
 from apex_cli.training import checkpoint, lora, runs, sharding, trackers
 from apex_cli.training.inputs import Inputs
+from apex_cli.training.interruption import Interruption
 from apex_cli.training.parts import Parts
 from apex_cli.training.schedule import micro_slices
 from apex_cli.training.settings import TrainConfig
@@ -107,9 +108,7 @@ class Trainer:
         )
         self.fingerprint: str | None = None
         """Of the data set, once the run has begun."""
-        self.stop_signal: int | None = None
-        self.handlers: dict[int, Any] = {}
-        """What handled signals before the run."""
+        self.interruption = Interruption(job.tell)
 
     # ---- one step ----------------------------------------------------------------------------------------------
 
@@ -218,10 +217,7 @@ class Trainer:
     def run(self) -> Iterator[Progress]:
         """Resume if there is a checkpoint, then train to `config.steps`; yields what a display needs."""
         config, main = self.config, self.accelerator.is_main_process
-        self.handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in self.handlers:
-            signal.signal(number, self._on_signal)
-        try:
+        with self.interruption:
             self.fingerprint = self.inputs.once.fingerprint(self.job.data)
             self._resume()
             yield from self._encode()
@@ -257,31 +253,21 @@ class Trainer:
                     self.save()
                 if stopping and not last:
                     self._report()
-                    number = self.stop_signal or signal.SIGTERM
+                    number = self.interruption.signal or signal.SIGTERM
                     raise Stopped(number, f"Stopped at step {self.step}; everything is saved.", "Run the same command.")
                 if sampling and not last:
                     self._report()
             self._report()
             self.accelerator.end_training()
-        finally:
-            for number, handler in self.handlers.items():
-                signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        """Stop after what is under way. A second Ctrl-C finds the handler that was there before; a second SIGTERM, as
-        launchers send it, finds this one."""
-        self.stop_signal, again = number, ""
-        if number == signal.SIGINT:
-            signal.signal(number, self.handlers[number])
-            again = " Press Ctrl-C again to abort at once."
-        self.job.tell(f"Saving after this step.{again}")
 
     def _stopping(self) -> bool:
         """Whether any rank was told to stop."""
-        return self._any(self.stop_signal is not None)
+        return self._any(self.interruption.signal is not None)
 
     def _any(self, fact: bool) -> bool:
         """Whether it is so on any rank; all ranks answer alike."""
+        if self.accelerator.num_processes == 1:  # which has no device to wait for
+            return fact
         return float(self._sum(torch.tensor(float(fact), device=self.accelerator.device))) > 0
 
     def _sum(self, value: Tensor) -> Tensor:
@@ -291,9 +277,9 @@ class Trainer:
     def _encode(self) -> Iterator[Progress]:
         """Prepare the inputs of all steps; then the encoders leave the accelerator to the steps."""
         for event in self.inputs.prepare():
-            if self.stop_signal is not None:
+            if self.interruption.signal is not None:
                 remedy = "Run the same command: it goes on encoding where this one stopped."
-                raise Stopped(self.stop_signal, "Stopped before the first step.", remedy)
+                raise Stopped(self.interruption.signal, "Stopped before the first step.", remedy)
             yield event
         self.inputs.place("cpu")
         self.telemetry.note({"left_out": len(self.inputs.left_out)} if self.inputs.left_out else {})

@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import tomli_w
 from ranks import on_two_ranks
-from tiny_runs import DEFAULTS, LORA
+from tiny_runs import APEX, LORA, write_recipe
 
 from apex_cli import build, recipe
 
@@ -21,7 +20,6 @@ BACKBONES = {
 }
 """What is gathered is a good part of what a step takes."""
 TRAIN = {"steps": 4, "batch": 4, "sharding": "fsdp", "telemetry_every": 1000}
-APEX = {"name": "apex", "real": "base"}
 RUNS = {
     "sana full": {"objective": {"name": "fm"}, "train": TRAIN},
     "sana lora": {"objective": APEX, "train": TRAIN | LORA},
@@ -41,8 +39,7 @@ def runs(tmp_path_factory) -> Callable[[], Path]:
     def made() -> Path:
         folder = tmp_path_factory.mktemp("memory")
         for name, sections in RUNS.items():
-            whole = {"name": "memory", "backbone": BACKBONES[name.split()[0]], "data": DEFAULTS["data"]} | sections
-            (folder / f"{name}.toml").write_text(tomli_w.dumps(whole))
+            write_recipe(folder / f"{name}.toml", backbone=BACKBONES[name.split()[0]], **sections)
             (folder / name).mkdir()
         on_two_ranks("rank_memory.py", [[folder / f"{name}.toml", folder / name] for name in RUNS])
         return folder
