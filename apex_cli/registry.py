@@ -32,6 +32,7 @@ TABLE: dict[str, dict[str, str]] = {
         "shapes": "apex_cli.data.shapes:ShapesData",
         "modes": "apex_cli.data.modes:ModesData",
         "shards": "apex_cli.data.shard_set:ShardSet",
+        "prompts": "apex_cli.data.prompt_list:PromptList",
         "folder": "apex_cli.data.folder:FolderData",
         "parquet": "apex_cli.data.parquet:ParquetData",
         "webdataset": "apex_cli.data.webdataset:WebDataset",

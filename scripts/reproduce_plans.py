@@ -1,7 +1,8 @@
 """Plans of the full-size recipes, made on a machine that has neither their weights nor a GPU, into docs/plans.md.
 
 The models are folders of configurations only: the published sizes of transformer, text encoder and autoencoder, with
-the tokenizer of the shapes world instead of the real one. 64 blank pictures carry captions of about 128 tokens.
+the tokenizer of the shapes world instead of the real one. 64 captions are of about 128 tokens, of blank pictures
+where a recipe reads pictures.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from PIL import Image
 
 from apex_cli import app
+from apex_cli import recipe as recipes
 from apex_cli.backbones import published
 
 CARD = ["--gpu", "rtx4090-24gb"]
@@ -43,7 +45,7 @@ ABOUT = """# Plans of full-size runs
 
 What `apex train RECIPE --plan` prints for released models, without a weight and on one CPU core. **These are
 estimates: no run of this size has been made.** The models are folders of configurations of the published sizes, the
-captions about 128 tokens long (of the shapes world's tokenizer), the data 64 pictures. The settings of the recipe,
+captions about 128 tokens long (of the shapes world's tokenizer), the data 64 of them. The settings of the recipe,
 which the command prints first, are left out.
 
 What of it was held against something:
@@ -53,7 +55,8 @@ What of it was held against something:
   sixty equal blocks; a test counts all sixty and finds the same number, and four blocks of full width agree with
   published ratios within 1.5 %;
 - memory: within 10 % of the allocator's record for real steps of tiny pipelines on a CPU, of one process
-  (tests/training/test_memory.py), and of two ranks under FSDP for a tiny SANA in full tuning. Offloaded and full-size
+  (tests/training/test_memory.py), and of two ranks under FSDP for tiny SANA and Qwen-Image, full and LoRA
+  (tests/training/test_sharded_memory.py; there the part "gathered weights" may be a third low). Offloaded and full-size
   figures were held against nothing; what kernels, collectives and the allocator take for themselves comes on top;
 - time: the data sheet's rate times an assumed 35 %. Held against nothing.
 """
@@ -91,12 +94,18 @@ WORDS = {"qwen": 123, "sana_600m": 127, "sana_1600m": 127}
 """Of a caption, each a token; the pipelines add a few."""
 
 
-def pictures(folder: Path, words: int) -> Path:
-    folder.mkdir()
+def data(folder: Path, recipe: str, words: int) -> str:
+    """The flag that names 64 captions: prompts where the recipe reads no pictures."""
+    folder.mkdir(exist_ok=True)
+    caption = " ".join(["red"] * words)
     for number in range(64):
         Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(" ".join(["red"] * words))
-    return folder
+        (folder / f"{number}.txt").write_text(caption)
+    (folder / "prompts.txt").write_text("\n".join([caption] * 64))
+    if recipes.load(recipe).data.name == "folder":
+        return f"data.path={folder}"
+    source = f'sources = [{{ source = "{folder / "prompts.txt"}" }}]'
+    return f'data={{ name = "prompts", {source}, keep_repetitions = true }}'
 
 
 def planned(arguments: Sequence[str]) -> str:
@@ -117,15 +126,13 @@ def tables(told: str) -> str:
 def main() -> None:
     page = [ABOUT]
     with tempfile.TemporaryDirectory() as place:
-        built: dict[str, tuple[Path, Path]] = {}
+        built: dict[str, Path] = {}
         for recipe, model, flags in PLANS:
             if model not in built:
-                built[model] = MODELS[model](Path(place) / model), pictures(Path(place) / f"{model}_data", WORDS[model])
-            path, data = built[model]
+                built[model] = MODELS[model](Path(place) / model)
+            settings = [f"backbone.path={built[model]}", data(Path(place) / f"{model}_data", recipe, WORDS[model])]
             began = time.process_time()
-            told = planned(
-                ["train", recipe, "--plan", *flags, "--set", f"backbone.path={path}", "--set", f"data.path={data}"]
-            )
+            told = planned(["train", recipe, "--plan", *flags, "--set", settings[0], "--set", settings[1]])
             took = time.process_time() - began
             print(f"{recipe} {' '.join(flags)}: {took:.0f} s of one core", file=sys.stderr, flush=True)
             page.append(

@@ -62,8 +62,8 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def silence() -> None:
-    """Switch off the progress bars of the libraries for every file they read or write, and a warning about an empty
-    list of modules."""
+    """Switch off the progress bars of the libraries for every file they read or write, a warning about an empty list of
+    modules, and one about a hub that is not asked."""
     import logging
 
     import diffusers
@@ -71,7 +71,8 @@ def silence() -> None:
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)
+    for name in ("diffusers.models.modeling_utils", "diffusers.pipelines.pipeline_utils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def cast(pipeline: Any, dtype: str) -> Any:

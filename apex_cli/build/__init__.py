@@ -21,8 +21,8 @@ from apex_cli.build.models import (
 )
 from apex_cli.build.origins import is_checkpoint
 from apex_cli.build.planning import fit, plan
-from apex_cli.build.readers import checked, data
-from apex_cli.build.synthesis import benchmarks, order, painter
+from apex_cli.build.readers import benchmarks, checked, data
+from apex_cli.build.synthesis import order, painter
 from apex_cli.build.training import job, objective
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 
 from apex_cli.build import bases
 from apex_cli.build.origins import checkpoint_of, is_checkpoint, require
-from apex_cli.errors import CheckpointError
+from apex_cli.errors import CheckpointError, UsageError
 from apex_cli.generation import SampleConfig
 from apex_cli.registry import resolve
 
@@ -91,6 +91,21 @@ def load_model(path: str | Path, weights: bool = True) -> Model:
     elif weights:
         load_components(model, folder / contract["weights"])
     return Model(model, sample, contract, folder)
+
+
+def weights(path: str, backbone: str, tuning: str) -> Path:
+    """The folder of weights behind a run, checkpoint, export or asset, for a student of `backbone` and `tuning`."""
+    from apex_cli.training import checkpoint
+
+    folder = checkpoint_of(path, verified=True)
+    contract = checkpoint.read_contract(folder)
+    found = contract["backbone"]["name"], contract["tuning"]
+    if found == (backbone, tuning):
+        return folder / contract["weights"]
+    if found == (backbone, "exported") and tuning == "full":
+        return folder
+    told = f"train.init_from = '{path}' holds weights of another kind ({found[0]}, {found[1]})."
+    raise UsageError(told, f"Name a {backbone} run with tuning = '{tuning}'; for full tuning an export does too.")
 
 
 def load_teacher(model: Model) -> Model:

@@ -7,7 +7,7 @@ from typing import Any
 
 from apex_cli.build.models import skeleton
 from apex_cli.build.readers import align, data
-from apex_cli.build.training import objective
+from apex_cli.build.training import objective, suit
 from apex_cli.recipe import Recipe
 from apex_cli.registry import resolve
 
@@ -20,7 +20,9 @@ def plan(recipe: Recipe, ranks: int = 1, mfu: float = 0.35, gpu: str | None = No
     device = None if gpu is None else gpus.find(gpu)
     source, model = data(recipe), skeleton(recipe.backbone.name, recipe.backbone.config)
     align(source, model)
-    return make(model, objective(recipe.objective, model), source, recipe.train, ranks, mfu, device)
+    goal = objective(recipe.objective, model)
+    suit(goal, source, recipe.data.name)
+    return make(model, goal, source, recipe.train, ranks, mfu, device)
 
 
 def fit(recipe: Recipe, room: str, ranks: int = 1, mfu: float = 0.35, gpu: str | None = None) -> Any:

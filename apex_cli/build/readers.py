@@ -1,8 +1,9 @@
-"""The pictures, points or pairs that a recipe's [data] names."""
+"""The pictures, points, pairs or prompts that a recipe's [data] names."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from apex_cli.errors import UsageError
@@ -20,6 +21,8 @@ def _reader(name: str, config: Any, backbone: Choice) -> Any:
     asked = inspect.signature(kind).parameters
     if "sources" in asked:
         return kind(config, [_reader(source.name, _own(source), backbone) for source in config.sources])
+    if "benchmarks" in asked:
+        return kind(config, benchmarks(config.held_out))
     if "resolution" not in asked:
         return kind(config)
     side = getattr(backbone.config, "resolution", None)
@@ -50,3 +53,11 @@ def align(source: Any, model: Any) -> None:
     """Tell data whose pictures have several sizes which ones suit the backbone."""
     if hasattr(source, "align") and hasattr(model, "multiple"):
         source.align(model.multiple)
+
+
+def benchmarks(names: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The prompts that training must not see: GenEval's, which are drawn again, and those of other sources."""
+    from apex_cli.data.prompt_sources import first, lines
+    from apex_cli.evaluation import geneval_prompts
+
+    return {name: geneval_prompts.prompts() if name == "geneval" else first(lines(name), None)[0] for name in names}

@@ -38,11 +38,3 @@ def order(recipe: SynthRecipe, model: Model, sample: SampleConfig, prompts: Sequ
     scorer = choice and resolve("scorer", choice.name)(choice.config)
     teacher = {"name": model.source.name, "weights": version_of(model.source)}
     return Order(model.backbone, sample, recipe.synth, prompts, teacher, scorer, recipe.sections())
-
-
-def benchmarks(names: Sequence[str]) -> dict[str, Sequence[str]]:
-    """The prompts that training must not see: GenEval's, which are drawn again, and those of other sources."""
-    from apex_cli.data.prompt_sources import first, lines
-    from apex_cli.evaluation import geneval_prompts
-
-    return {name: geneval_prompts.prompts() if name == "geneval" else first(lines(name), None)[0] for name in names}

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from apex_cli.build.models import start
+from apex_cli.build.models import start, weights
 from apex_cli.build.origins import committed, is_checkpoint, pin
 from apex_cli.build.readers import align, data
 from apex_cli.errors import UsageError
@@ -23,6 +23,26 @@ def objective(choice: Choice, model: Any) -> Any:
     return kind(choice.config, **{fact: getattr(model, fact) for fact in facts if fact in asked})
 
 
+def suit(goal: Any, source: Any, name: str) -> None:
+    """Raise `UsageError` where the data `name` lacks what the objective reads."""
+    if goal.needs.inputs == "answers" and goal.config.answers != (asked := getattr(source, "questions", ())):
+        known = f"Set objective.answers = {list(asked)}." if asked else "Choose data that has questions, e.g. shapes."
+        raise UsageError(f"objective.answers does not fit the questions of '{name}'.", known)
+    readers = getattr(source, "sources", [source])
+    pictures = goal.needs.images and goal.needs.inputs != "answers"
+    if pictures and not all(hasattr(one, "pixels") or hasattr(one, "latents") for one in readers):
+        raise UsageError(
+            f"The objective reads pictures, and [data] '{name}' has prompts alone.",
+            "Choose data with pictures, or train from noise: objective.lambda_e = 0, lambda_g > 0 and "
+            "generator_times = { kind = 'point', at = 1.0 }.",
+        )
+    if goal.needs.noise and not hasattr(source, "noises"):
+        raise UsageError(
+            f"objective.coupling = 'data' asks for images whose noise is known; '{name}' has none.",
+            'Draw a set with `apex synth-data` and train on it with [data] name = "shards".',
+        )
+
+
 def job(recipe: Recipe, folder: Path) -> Any:
     """Everything `apex train` runs."""
     from apex_cli.training import checkpoint
@@ -31,7 +51,9 @@ def job(recipe: Recipe, folder: Path) -> Any:
     from apex_cli.training.page import write_page
 
     source = data(recipe)  # before the model, which may take minutes to load
-    origin, manifest = pin(recipe.backbone.config, checkpoint.last_contract(folder))
+    begun, train = checkpoint.last_contract(folder), recipe.train
+    initial = weights(train.init_from, recipe.backbone.name, train.tuning) if train.init_from and not begun else None
+    origin, manifest = pin(recipe.backbone.config, begun)
     model, taught = start(recipe.backbone.name, origin)
     origin = committed(origin)
     base, teacher = _base(origin, taught), recipe.teacher_sample or taught
@@ -40,14 +62,7 @@ def job(recipe: Recipe, folder: Path) -> Any:
         raise UsageError(told, "Remove the section.")
     align(source, model)
     goal = objective(recipe.objective, model)
-    if goal.needs.inputs == "answers" and goal.config.answers != (asked := getattr(source, "questions", ())):
-        known = f"Set objective.answers = {list(asked)}." if asked else "Choose data that has questions, e.g. shapes."
-        raise UsageError(f"objective.answers does not fit the questions of '{recipe.data.name}'.", known)
-    if goal.needs.noise and not hasattr(source, "noises"):
-        raise UsageError(
-            f"objective.coupling = 'data' asks for images whose noise is known; '{recipe.data.name}' has none.",
-            'Draw a set with `apex synth-data` and train on it with [data] name = "shards".',
-        )
+    suit(goal, source, recipe.data.name)
     grid = PointGrid if recipe.data.name == "modes" else SampleGrid
     return Job(
         backbone=model,
@@ -57,6 +72,7 @@ def job(recipe: Recipe, folder: Path) -> Any:
         sample=recipe.sample,
         folder=folder,
         recipe=recipe.to_toml(),
+        initial=initial,
         identity={
             "name": recipe.name,
             "data": recipe.data.name,

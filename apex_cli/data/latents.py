@@ -1,4 +1,7 @@
-"""Latents of a fixed data set, encoded once: shards of equal size on disk, row after row, each of one picture size."""
+"""Latents of a fixed data set, encoded once: shards of equal size on disk, row after row, each of one picture size.
+
+Or none at all, where only their shape is asked for.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import torch
 from torch import Tensor
 
 from apex_cli.data import identity, store
-from apex_cli.data.pools import alike
+from apex_cli.data.pools import alike, pools
 from apex_cli.errors import StorageError
 
 IMAGES, PIXELS = 64, 2**22
@@ -106,3 +109,20 @@ class Joined:
         starts = [0, *self.ends.tolist()]
         own = [rows[i : i + 1] - starts[owner] for i, owner in enumerate(owners)]
         return torch.cat([self.parts[owner][row] for owner, row in zip(owners, own, strict=True)])
+
+
+class Blank:
+    """`latents[rows]` is zeros, of the shape that pictures of these rows would give; the rows are of one size."""
+
+    def __init__(self, backbone: Any, data: Any):
+        self.channels, *square = backbone.latent_shape
+        self.shapes = np.empty((len(data), 2), np.int32)
+        """(h, w) of every row."""
+        for pool in pools(data):
+            if pool.size is None:
+                self.shapes[pool.rows] = square
+            else:
+                self.shapes[pool.rows] = np.array(pool.size[::-1]) // (backbone.multiple // backbone.patch)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return torch.zeros(len(rows), self.channels, *self.shapes[int(rows[0])].tolist())

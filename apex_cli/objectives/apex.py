@@ -106,6 +106,12 @@ class ApexConfig(Section):
             raise ValueError("must descend from 1 and stay above 0")
         return times
 
+    @property
+    def from_noise(self) -> bool:
+        """Whether every term is about what is generated from pure noise, so that no image is ever read."""
+        times = self.generator_times
+        return self.lambda_e == 0 < self.lambda_g and times.kind == "point" and times.at == 1
+
     @model_validator(mode="after")
     def _has_a_term(self) -> ApexConfig:
         if self.lambda_p == self.lambda_e == self.lambda_g == 0:
@@ -198,6 +204,7 @@ class Apex:
         self.needs = Needs(
             real=config.real if asked else None,
             uncond=self.guided or config.caption_dropout > 0,
+            images=not self.made and not config.from_noise,
             noise=config.lambda_e > 0 and config.coupling == "data",
         )
 

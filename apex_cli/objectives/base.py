@@ -61,6 +61,8 @@ class Needs:
     inputs: Literal["latents", "pixels", "answers"] = "latents"
     real: Real | None = None
     uncond: bool = False
+    images: bool = True
+    """Whether it reads `x`; otherwise that is zeros of the right shape, and prompts are data enough."""
     noise: bool = False
     """Whether the data must say from which noise each of its images was made."""
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from apex_cli.data import screen
 from apex_cli.data.flaws import Flaw
-from apex_cli.data.latents import Joined, Latents
+from apex_cli.data.latents import Blank, Joined, Latents
 from apex_cli.data.pools import pools
 from apex_cli.data.prompts import Prompts
 from apex_cli.flow.condition import Cond
@@ -105,6 +105,9 @@ class Inputs:
         return screen.Kept(data, [finding["row"] for finding in found]) if found else data
 
     def _prepare_latents(self) -> Iterator[Progress]:
+        if not self.needs.images:
+            self.latents = Blank(self.backbone, self.data)
+            return
         if not hasattr(self.data, "pixels"):
             self.latents = self.data.latents()
             return

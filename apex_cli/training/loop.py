@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from apex_cli import __version__
 from apex_cli.backbones.compiling import compile_blocks
-from apex_cli.errors import NumericalError, Stopped, UsageError
+from apex_cli.errors import CheckpointError, NumericalError, Stopped, UsageError
 from apex_cli.flow.condition import Cond
 from apex_cli.generation import SampleConfig, generator
 from apex_cli.objectives.base import Nets, Objective
@@ -56,6 +56,8 @@ class Job:
     folder: Path
     recipe: str
     identity: dict[str, Any]
+    initial: Path | None = None
+    """Weights to begin with, as `Parts.load_networks` reads them; None: those the backbone has."""
     warnings: tuple[str, ...] = ()
     """What the user should know before the first step."""
     on_sample: Callable[[Any, int], dict[str, float]] | None = None
@@ -143,6 +145,12 @@ class Trainer:
         if self.frozen is not None:
             return self.frozen.velocity
         return self._without_adapters if self.objective.needs.real == "base" else None
+
+    def _average_anew(self) -> None:
+        """The average is what the weights are now."""
+        if self.ema is not None:
+            self.ema.shadow_params = [p.detach().clone() for p in self.params.values()]
+            self._follow_average()
 
     def _follow_average(self) -> None:
         """Bring the network behind `real = "ema"` to the average."""
@@ -359,21 +367,34 @@ class Trainer:
         }
         (folder / "contract.json").write_text(json.dumps(contract, indent=1))
 
+    def _begin(self) -> None:
+        """Start from the weights of another run, if the job says so."""
+        if self.job.initial is None:
+            return
+        try:
+            self.parts.load_networks(self.job.initial)
+        except RuntimeError as error:  # torch's and peft's, of keys or shapes that are not there
+            told = f"The weights in '{self.job.initial}', which train.init_from names, do not fit the student."
+            raise CheckpointError(
+                told, "Name a run of the same sizes; of LoRA, of the same rank and targets."
+            ) from error
+        self._average_anew()
+
     def _resume(self) -> None:
         folder = self.inputs.once(lambda: checkpoint.newest(self.job.folder))
         if folder is None:
+            self._begin()
             return
         runs.check_data(self.job.folder, checkpoint.read_contract(folder), self.fingerprint)
         if self.ema is not None:
             self.parts.load(folder / "ema")
-            self.ema.shadow_params = [p.detach().clone() for p in self.params.values()]
+            self._average_anew()
         self.parts.load(folder / "model")
         facts = json.loads((folder / "state" / "state.json").read_text())
         self.step = facts["step"]
         self.scheduler.load_state_dict(facts["scheduler"])
         if self.ema is not None:
             self.ema.optimization_step = facts["average_steps"]
-            self._follow_average()
         self.job.tell(f"Continues at step {self.step} of {self.config.steps}.")
         names = {name: index for index, name in enumerate(self.params)}
         state: dict[int, dict[str, Tensor]] = {}

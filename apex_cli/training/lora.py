@@ -76,12 +76,14 @@ def fuse(backbone: Any) -> None:
 
 
 def load_weights(backbone: Any, folder: Path) -> None:
-    """Read the saved adapter weights into adapters that are already there (a resumed run)."""
+    """Read saved adapter weights into adapters that are already there; raises `RuntimeError` where they do not fit."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     weights = {key.removeprefix("transformer."): value for key, value in load_file(folder / FILE).items()}
-    set_peft_model_state_dict(backbone.network, weights, adapter_name=ADAPTER)
+    found = set_peft_model_state_dict(backbone.network, weights, adapter_name=ADAPTER)
+    if found.unexpected_keys:
+        raise RuntimeError(f"no such adapters: {', '.join(found.unexpected_keys)}")
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def of_run(
     host = {
         "idle encoders": idle,
         "offloaded weights": sum(away),
-        "latents": 0 if hasattr(data, "pixels") else latent_bytes(bench, data),
+        "latents": latent_bytes(bench, data) if objective.needs.images and not hasattr(data, "pixels") else 0,
     }
     gathered = shards.gathered if bench.sharded else max(away, default=0) if on_gpu else 0
     step = gathered + cost.peak

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +101,26 @@ class Parts:
         """Inverse of `save`, into the modules that are already there."""
         from safetensors.torch import load_file
 
-        if self.lora:
-            lora.load_weights(self.backbone, folder)
-        else:
-            load_components(self.backbone, folder)
+        self.load_networks(folder)
         if self.extra is not None:
             self.extra.load_state_dict(load_file(folder / "objective.safetensors"))
 
+    def load_networks(self, folder: Path) -> None:
+        """The trained networks, or their adapters, of a folder that `save` wrote or of a whole pipeline."""
+        if self.lora:
+            lora.load_weights(self.backbone, folder)
+        else:
+            load_components(self.backbone, folder, tuple(self.modules))
 
-def load_components(backbone: Any, folder: Path) -> None:
-    """Load every component folder found in `folder` into the backbone's module of that name."""
-    modules = {"transformer": "network", "text_encoder": "text_encoder", "vae": "autoencoder"}
-    for name, attribute in modules.items():
+
+MODULES = {"transformer": "network", "text_encoder": "text_encoder", "vae": "autoencoder"}
+"""Attributes of a backbone by the names of their folders."""
+
+
+def load_components(backbone: Any, folder: Path, names: Sequence[str] = tuple(MODULES)) -> None:
+    """Load the component folders `names` found in `folder` into the backbone's modules of these names."""
+    for name in names:
         if (folder / name).is_dir():
-            module = getattr(backbone, attribute)
+            module = getattr(backbone, MODULES[name])
             loaded = sharding.stock_class(module).from_pretrained(folder / name, use_safetensors=True)
             sharding.load(module, loaded.state_dict())

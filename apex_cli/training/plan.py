@@ -163,7 +163,7 @@ def _disk(bench: Bench, objective: Objective, data: Any, kept: int) -> dict[str,
     if parts.extra is not None and not parts.lora:
         model += module_bytes(parts.extra)
     checkpoint = model * (2 if config.ema else 1) + 2 * trained
-    encoded = objective.needs.inputs == "latents" and hasattr(data, "pixels")
+    encoded = objective.needs.inputs == "latents" and objective.needs.images and hasattr(data, "pixels")
     read = hasattr(bench.backbone, "text_encoder") and objective.needs.inputs != "pixels"
     embedded = _distinct_prompts(data, config) if read and "text_encoder" not in parts.modules else 0
     return {

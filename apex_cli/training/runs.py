@@ -70,7 +70,7 @@ def check_data(run: Path, contract: Mapping[str, Any], fingerprint: str | None) 
         raise UsageError(
             f"The data set is not the one that '{run}' saw up to step {contract['step']}: a picture, a caption or the "
             "reader has changed, so that other samples would come from here on.",
-            f"Put it back as it was, or begin a new run with these weights: --set backbone.path={run} --out OTHER",
+            f"Put it back as it was, or begin a new run with these weights: --set train.init_from={run} --out OTHER",
         )
 
 

@@ -27,6 +27,9 @@ class TrainConfig(Section):
     """Images per forward on one rank; smaller than its share of `batch` means gradient accumulation."""
     tuning: Literal["full", "lora"] = "full"
     lora: LoraSettings = LoraSettings()
+    init_from: str | None = None
+    """Run, checkpoint, export or assets:NAME whose weights the student begins with, e.g. an earlier one-step run: full
+    weights for full tuning, adapters for LoRA. None: those of `backbone.path`, which stays the base of v_real."""
     text_encoder: bool = False
     """Train the text encoder together with the transformer (for a fresh tiny pipeline)."""
     lr: float = Field(default=1e-4, gt=0)

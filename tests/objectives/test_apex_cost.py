@@ -46,9 +46,15 @@ def test_forwards_of_a_step(student, batch, config, student_calls, real_rows):
         ({"real": "base", "guidance": 4}, Needs(real="base", uncond=True)),
         ({"real": "base", "guidance": 4, "lambda_g": 0}, Needs()),
         ({"caption_dropout": 0.1, "lambda_g": 0}, Needs(uncond=True)),
+        ({"lambda_e": 0}, Needs(real="self", images=False)),
+        ({"lambda_e": 0, "generator_times": {"kind": "uniform"}}, Needs(real="self")),
+        ({"lambda_e": 0, "lambda_g": 0}, Needs()),
         ({"coupling": "data"}, Needs(real="self", noise=True)),
-        ({"coupling": "data", "lambda_e": 0}, Needs(real="self")),
-        ({"coupling": "real", "real": "base", "lambda_g": 0, "guidance": 2}, Needs(real="base", uncond=True)),
+        ({"coupling": "data", "lambda_e": 0}, Needs(real="self", images=False)),
+        (
+            {"coupling": "real", "real": "base", "lambda_g": 0, "guidance": 2},
+            Needs(real="base", uncond=True, images=False),
+        ),
     ],
 )
 def test_needs_name_only_what_is_used(config, needs):

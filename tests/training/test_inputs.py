@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tomli_w
 import torch
-from tiny_runs import APEX, apex, manifest, metrics, train, write_recipe
+from tiny_runs import APEX, DEFAULTS, TINY, apex, manifest, metrics, train, write_recipe
 
+from apex_cli import registry
 from apex_cli.data import latents, prompts
-from apex_cli.data.latents import Latents
+from apex_cli.data.latents import Blank, Latents
+from apex_cli.data.pools import Pool
 from apex_cli.data.prompts import Prompts
 from apex_cli.data.shapes import ShapesConfig, ShapesData
 from apex_cli.flow.condition import Cond
@@ -103,6 +108,50 @@ def test_losses_are_those_of_encoding_anew_at_every_step(tmp_path, monkeypatch, 
     assert weights(anew) == weights(kept)
 
 
+def test_from_noise_alone_no_image_is_encoded_and_any_image_trains_alike(tmp_path, empty, encoded, monkeypatch):
+    alone = {"objective": SECTIONS["objective"] | {"lambda_e": 0}, "train": SECTIONS["train"]}
+    run = train(tmp_path / "alone", **alone)
+    assert "image" not in encoded
+    captions = {"name": "prompts", "sources": [{"source": "captions:train", "limit": 32}], "keep_repetitions": True}
+    recipe = write_recipe(tmp_path / "listed.toml", **alone)
+    recipe.write_text(tomli_w.dumps(tomllib.loads(recipe.read_text()) | {"data": captions}))
+    listed = tmp_path / "listed"
+    assert apex("train", recipe, "--out", listed) == 0
+    assert weights(listed) == weights(run)  # the captions of the scenes, in their order
+    monkeypatch.setattr(Inputs, "_prepare_latents", encode_all)
+    assert weights(train(tmp_path / "read", **alone)) == weights(run)
+    assert encoded.count("image") == 8
+
+
+def encode_all(self):
+    """What a run does whose objective reads images."""
+    self.latents = Latents(self.backbone, self.data, self.accelerator.device, self.about)
+    for _ in self.latents.encode(self.latents.missing()):
+        yield from ()
+    self.latents.open()
+
+
+def test_prompts_alone_are_refused_where_images_are_read(tmp_path, empty, capsys):
+    listed = {"data": {"name": "prompts", "sources": [{"source": "shapes:train", "limit": 32}]}}
+    sources = [{"name": "shapes", "size": 32}, {"name": "prompts", "sources": [{"source": "shapes:train"}]}]
+    for data in (listed, {"data": {"name": "mixture", "sources": sources}}):
+        recipe = tmp_path / "run.toml"
+        recipe.write_text(tomli_w.dumps({"name": "run"} | DEFAULTS | data))
+        for command in (["--plan"], ["--out", tmp_path / "run"]):
+            assert apex("train", recipe, *command) == 2
+            assert "has prompts alone" in capsys.readouterr().err
+
+
+def test_blank_latents_have_the_shape_of_the_pictures(tmp_path, empty):
+    class TwoShapes(list):
+        pools = (Pool(np.arange(2), size=(64, 64)), Pool(np.arange(2, 4), size=(96, 32)))
+
+    kind = registry.resolve("backbone", "sana")
+    blank = Blank(kind(kind.Config(tiny=TINY)), TwoShapes(range(4)))
+    assert blank[torch.tensor([1, 0])].shape == (2, 8, 8, 8)
+    assert blank[torch.tensor([2, 3])].shape == (2, 8, 4, 12)
+
+
 def test_a_text_encoder_that_learns_is_asked_at_every_step(tmp_path, empty, encoded):
     train(tmp_path / "run", train={"steps": 1, "text_encoder": True})
     assert "prompt" not in encoded
@@ -121,9 +170,7 @@ def test_the_2d_world_has_no_text_encoder(tmp_path, empty):
 
 def test_idle_encoders_are_those_that_no_step_asks(tmp_path):
     from accelerate import Accelerator
-    from tiny_runs import TINY
 
-    from apex_cli import registry
     from apex_cli.objectives.base import Needs
     from apex_cli.training.parts import Parts
     from apex_cli.training.settings import TrainConfig
