@@ -226,7 +226,8 @@ class Apex:
             batch = replace(batch, cond=batch.cond.where(draws["drop"], cast(Cond, batch.uncond)))
         if self.made:
             batch = replace(batch, x=self._made_of(nets, batch, draws["noise"]))
-        loss = Loss(parts={}, weights={})
+        apart = self.config.fake_gradient == "stop" and not batch.cond.tokens.requires_grad
+        loss = Loss(parts={}, weights={}, apart=("fake",) if apart else ())
         terms = self._on_own_samples if self.config.lambda_g > 0 else self._on_data
         terms(loss, nets, batch, draws)
         return loss

@@ -6,7 +6,7 @@ and micro-batch, so a result depends neither on the number of ranks nor on gradi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, cast
 
@@ -75,10 +75,23 @@ class Loss:
     weights: dict[str, float]
     watch: dict[str, Tensor] = field(default_factory=dict)
     """Per-sample facts without gradient for telemetry, e.g. `t` [B] and `error` [B]."""
+    apart: tuple[str, ...] = ()
+    """Parts whose graphs share nothing with another's."""
 
     @property
     def total(self) -> Tensor:
-        return cast(Tensor, sum(self.weights[name] * part for name, part in self.parts.items()))
+        return self._sum(self.parts)
+
+    def backward(self, factor: float = 1.0) -> None:
+        """Add the gradient of `factor` times the total, one graph after the other: autograd holds the whole gradient of
+        a weight until all graphs it is in are done, which is all weights at once where there are two graphs."""
+        together = [name for name in self.parts if name not in self.apart]
+        for names in (*([name] for name in self.parts if name in self.apart), together):
+            if names:
+                (factor * self._sum(names)).backward()
+
+    def _sum(self, names: Iterable[str]) -> Tensor:
+        return cast(Tensor, sum(self.weights[name] * self.parts[name] for name in names))
 
 
 class Objective(Protocol):

@@ -27,6 +27,7 @@ from apex_cli.training.live import Course, Live, activations, peak
 from apex_cli.training.parts import Parts
 from apex_cli.training.repeats import Count, Repeats
 from apex_cli.training.settings import TrainConfig
+from apex_cli.training.sharding import shares_casts
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Bench:
                 with self._autocast(), self.parts.recompute.step():
                     loss = objective.loss(log.nets(objective), batch, draws)
                 forwards = counter.total
-                loss.total.backward()
+                loss.backward()
                 everything = counter.total
         asked.append(log.evaluations())
         others = {"other forwards": forwards - sum(log.flops.values()), "backward": everything - forwards}
@@ -209,7 +210,7 @@ class Bench:
     @contextmanager
     def _autocast(self) -> Iterator[None]:
         half = self.config.precision == "bf16"
-        with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=not self.sharded):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=shares_casts(self.config, self.sharded)):
             yield
 
 

@@ -39,6 +39,8 @@ class Live(TorchDispatchMode):
         self.parameters = list(parameters)
         self.storages: dict[int, tuple[weakref.ref, int]] = {}
         self.total = self.gradients = 0
+        self.counted: set[int] = set()
+        """Storages of gradients."""
         self.course: Course = {}
         self.visits: Counter[Hashable] = Counter()
         self.mark(None)
@@ -87,10 +89,11 @@ class Live(TorchDispatchMode):
         self.total += size
 
     def _finished(self, parameter: Tensor) -> None:
-        """A gradient is there for the first time; one that was there before is not counted."""
+        """A gradient is there, or more has come to it; one that was there before is not counted."""
         gradient = parameter.grad
-        if gradient is not None:
-            self.gradients += self.storages[gradient.untyped_storage()._cdata][1]
+        if gradient is not None and (key := gradient.untyped_storage()._cdata) not in self.counted:
+            self.counted.add(key)
+            self.gradients += self.storages[key][1]
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

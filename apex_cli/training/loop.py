@@ -85,8 +85,10 @@ class Trainer:
             mixed_precision="bf16" if self.config.precision == "bf16" else "no",
             log_with=list(self.config.trackers) or None,
             project_dir=job.folder,
-            # autocast's cache would keep a bf16 copy of every block that FSDP frees.
-            kwargs_handlers=[AutocastKwargs(cache_enabled=not self.sharded), InitProcessGroupKwargs(timeout=PATIENCE)],
+            kwargs_handlers=[
+                AutocastKwargs(cache_enabled=sharding.shares_casts(self.config, self.sharded)),
+                InitProcessGroupKwargs(timeout=PATIENCE),
+            ],
         )
         self.parts = Parts(job.backbone, job.objective.needs, self.config, job.objective.modules)
         self.frozen = self._frozen()
@@ -186,7 +188,7 @@ class Trainer:
             if measure and micro.start % (config.batch // accelerator.num_processes) == 0:
                 self.telemetry.measure(loss, self.trained.norm_of)
             self.telemetry.watch(loss)
-            (loss.total * share).backward()
+            loss.backward(share)
             for name, value in {"loss": loss.total, **loss.parts}.items():
                 sums[name] = sums.get(name, 0) + value.detach() * share
         self._check(finite)

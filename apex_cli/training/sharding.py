@@ -30,6 +30,12 @@ def wanted(config: TrainConfig, needs: Needs, ranks: int) -> bool:
     return config.sharding == "fsdp" and ranks > 1
 
 
+def shares_casts(config: TrainConfig, sharded: bool) -> bool:
+    """Whether autocast keeps a weight's bf16 copy for all forwards of a step. What FSDP frees must not stay so; and the
+    gradients of adapters would wait for the whole backward of the first graph, the copies being older than the rest."""
+    return not sharded and config.tuning == "full"
+
+
 def shard(network: nn.Module, device: torch.device, whole: Collection[str] = ()) -> None:
     """Share `network` out over all ranks in place, moving one block after another to `device`.
 
