@@ -112,8 +112,9 @@ def match(found: Sequence[File], items: Sequence[Item], n: int) -> tuple[dict[tu
     slots: dict[tuple[str, int], File] = {}
     flaws = []
     for file in found:
-        prompt = file.meta.get("prompt")
-        item = ids.get(file.id) if prompt is None else texts.get(prompt)
+        prompt, item = file.meta.get("prompt"), ids.get(file.id)
+        if prompt is not None and (item is None or item.prompt != prompt):
+            item = texts.get(prompt)
         slot = (item.id, file.k) if item else None
         if slot is None or not 0 <= file.k < n or slot in slots:
             flaws.append(Flaw(kind="unexpected", name=str(file.path), detail=_why(item, file, n)))

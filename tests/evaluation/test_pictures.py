@@ -90,6 +90,17 @@ def test_a_folder_without_prompts_names_its_own(tmp_path):
     assert n == 2
 
 
+def test_pictures_of_one_prompt_under_names_of_their_own_all_count(tmp_path):
+    for name in "abc":
+        draw(tmp_path / f"{name}.png")
+    rows = [{"file_name": f"{name}.png", "prompt": prompt} for name, prompt in zip("abc", "xxy", strict=True)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = files(tmp_path, set())
+    slots, flaws = match(found, *items_of(found))
+    assert {item: file.path.stem for (item, _), file in slots.items()} == {"a": "a", "b": "b", "c": "c"}
+    assert flaws == []
+
+
 @pytest.mark.parametrize("folder", ["nothing", "."])
 def test_no_images_is_told(folder, tmp_path):
     with pytest.raises(DataError, match="images"):
