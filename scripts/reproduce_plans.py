@@ -56,7 +56,7 @@ What of it was held against something:
   published ratios within 1.5 %;
 - memory: within 10 % of the allocator's record for real steps of tiny pipelines on a CPU, of one process
   (tests/training/test_memory.py), and of two ranks under FSDP for tiny SANA and Qwen-Image, full and LoRA
-  (tests/training/test_sharded_memory.py; there the part "gathered weights" may be a third low). Offloaded and full-size
+  (tests/training/test_sharded_memory.py; of six steps the one with the least). Offloaded and full-size
   figures were held against nothing; what kernels, collectives and the allocator take for themselves comes on top;
 - time: the data sheet's rate times an assumed 35 %. Held against nothing.
 """
