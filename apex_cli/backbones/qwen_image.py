@@ -41,9 +41,8 @@ class QwenImage(PipelineBackbone):
 
     def __init__(self, config: QwenImageConfig, transformer: nn.Module | None = None):
         super().__init__(config, transformer)
-        if (
-            self.autoencoder is not None and torch.get_default_device().type != "meta"
-        ):  # what is counted stays as written
+        counted = torch.get_default_device().type == "meta"  # what is counted stays as written
+        if self.autoencoder is not None and not counted:
             one_frame.narrow(self.autoencoder)
         last = f"transformer.transformer_blocks.{len(self.network.transformer_blocks) - 1}"
         # The text stream ends in the last block; of Qwen2.5-VL only the text model is asked, and no word is predicted.

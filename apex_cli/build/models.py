@@ -93,7 +93,7 @@ def load_model(path: str | Path, weights: bool = True) -> Model:
     return Model(model, sample, contract, folder)
 
 
-def weights(path: str, backbone: str, tuning: str) -> Path:
+def initial_weights(path: str, backbone: str, tuning: str) -> Path:
     """The folder of weights behind a run, checkpoint, export or asset, for a student of `backbone` and `tuning`."""
     from apex_cli.training import checkpoint
 

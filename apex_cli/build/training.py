@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from apex_cli.build.models import start, weights
+from apex_cli.build.models import initial_weights, start
 from apex_cli.build.origins import committed, is_checkpoint, pin
 from apex_cli.build.readers import align, data
 from apex_cli.errors import UsageError
@@ -52,7 +52,9 @@ def job(recipe: Recipe, folder: Path) -> Any:
 
     source = data(recipe)  # before the model, which may take minutes to load
     begun, train = checkpoint.last_contract(folder), recipe.train
-    initial = weights(train.init_from, recipe.backbone.name, train.tuning) if train.init_from and not begun else None
+    initial = None
+    if train.init_from and not begun:
+        initial = initial_weights(train.init_from, recipe.backbone.name, train.tuning)
     origin, manifest = pin(recipe.backbone.config, begun)
     model, taught = start(recipe.backbone.name, origin)
     origin = committed(origin)

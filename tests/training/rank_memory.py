@@ -25,6 +25,7 @@ from apex_cli.training.loop import Trainer
 from apex_cli.training.sharding import local
 
 STEPS = 6
+"""That are recorded."""
 
 
 def measured(read: recipe.Recipe, folder: Path) -> dict[str, int]:
