@@ -221,15 +221,16 @@ def _phases(events: Iterator[Progress]) -> dict[str, Memory]:
     return found
 
 
-def show(found: dict[str, Any]) -> None:
-    for name, row in found["rates"].items():
-        told = "  ".join(f"{key} {value:.2f}" for key, value in row.items())
-        verdict = "as asked" if row["ratio"] >= EXPECTED else "LOW"
-        print(f"{name:10} {told}  (asked for: {EXPECTED}, {verdict})")
-    for name, held in found["memory"].get("phases", {}).items():
+def show_rates(name: str, row: dict[str, float]) -> None:
+    told = "  ".join(f"{key} {value:.2f}" for key, value in row.items())
+    verdict = "as asked" if row["ratio"] >= EXPECTED else "LOW"
+    print(f"{name:10} {told}  (asked for: {EXPECTED}, {verdict})", flush=True)
+
+
+def show_memory(found: dict[str, Any]) -> None:
+    for name, held in found["phases"].items():
         print(f"{name:18} {held}")
-    if found["memory"]:
-        print(f"most of the run    {found['memory']['most'] / 2**20:.0f} MiB")
+    print(f"most of the run    {found['most'] / 2**20:.0f} MiB", flush=True)
 
 
 def main() -> None:
@@ -250,12 +251,14 @@ def main() -> None:
             "memory": memory(many, folder) if many else {},  # first, in a process that has held nothing large yet
             "rates": {},
         }
+        if many:
+            show_memory(found["memory"])
         pictures = draw(folder / "pictures", options.samples, options.side)
         for name in filter(None, options.judges.split(",")):
             found["rates"][name] = rates(
                 JUDGES[name](folder / name), pictures, options.repeats, folder / f"{name}-passes"
             )
-    show(found)
+            show_rates(name, found["rates"][name])
     if options.json:
         options.json.write_text(json.dumps(found, indent=1, default=Memory.record) + "\n")
 

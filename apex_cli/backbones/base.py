@@ -39,6 +39,8 @@ class Backbone(Protocol):
 
     scale_invariant_text: bool
     """Whether the text is normalised before any weight sees it, so that its length carries no meaning."""
+    masks_text: bool
+    """Whether padding of the text changes nothing; where it does, all texts have one length."""
     unused: tuple[str, ...]
     """Prefixes of parameters that nothing we compute depends on, as `transformer.NAME` or `text_encoder.NAME`; they
     never get a gradient, so training leaves them frozen."""

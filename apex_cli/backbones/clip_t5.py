@@ -22,6 +22,7 @@ class ClipT5Backbone(PipelineBackbone):
     t5: ClassVar[str]
     """Number of the one that is T5, as in the names of the pipeline's components."""
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+    masks_text = False
 
     def __init__(self, config: Any, transformer: nn.Module | None = None):
         super().__init__(config, transformer)

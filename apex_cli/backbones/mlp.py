@@ -105,7 +105,7 @@ class Mlp:
     patch = 1
     cond_dim = CONDITIONS
     pooled_dim = 0
-    scale_invariant_text = False
+    scale_invariant_text = masks_text = False
     times: tuple[float, ...] | None = None
     unused: tuple[str, ...] = ()
 

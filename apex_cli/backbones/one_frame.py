@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from apex_cli.backbones.sharing import shared
+
 
 @cache
 def _classes() -> tuple[type, type]:
@@ -31,7 +33,20 @@ def _classes() -> tuple[type, type]:
 
 def narrow(autoencoder: nn.Module) -> None:
     """Let an `AutoencoderKLQwenImage` compute single frames only, in place; its weights and their names stay."""
+    _turn(autoencoder, *_classes())
+
+
+def stock(autoencoder: nn.Module) -> nn.Module:
+    """A copy over the same tensors that computes as diffusers does; of another kind of autoencoder, itself."""
     causal, one_frame = _classes()
+    if not any(type(part) is one_frame for part in autoencoder.modules()):
+        return autoencoder
+    made = shared(autoencoder)
+    _turn(made, one_frame, causal)
+    return made
+
+
+def _turn(autoencoder: nn.Module, kind: type, into: type) -> None:
     for part in autoencoder.modules():
-        if type(part) is causal:
-            part.__class__ = one_frame
+        if type(part) is kind:
+            part.__class__ = into

@@ -47,6 +47,7 @@ class PipelineBackbone:
     pipeline_class: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...]]
     scale_invariant_text: ClassVar[bool] = False
+    masks_text: ClassVar[bool] = True
     times: tuple[float, ...] | None = None
     unused: tuple[str, ...] = ()
     patch: int = 1

@@ -10,7 +10,10 @@ from apex_cli.benching.laps import STAGES
 from apex_cli.benching.tables import mode
 
 COLORS = dict(zip(STAGES, ("#9e9e9e", "#4e79a7", "#bab0ac", "#e15759", "#59a14f", "#f1ce63", "#b07aa1"), strict=True))
-MODE_COLORS = {"plain": "#4e79a7", "fast": "#e15759", "cached": "#f28e2b", "fp8": "#b07aa1", "diffusers": "#595959"}
+MODE_COLORS = {
+    "plain": "#4e79a7", "fast": "#e15759", "cached": "#f28e2b", "compiled": "#59a14f", "fp8": "#b07aa1",
+    "diffusers": "#595959",
+}  # fmt: skip
 
 
 def draw(cells: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:

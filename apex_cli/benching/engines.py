@@ -6,6 +6,7 @@ that remembers them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from apex_cli.backbones import one_frame
 from apex_cli.benching.laps import Laps
 from apex_cli.errors import ApexError
 from apex_cli.generation import CountedVelocity, SampleConfig, generator, to_pixels
@@ -103,7 +105,8 @@ class Stock:
     """
 
     def __init__(self, backbone: Any, sample: SampleConfig, laps: Laps):
-        self.pipeline, self.laps, self.steps = backbone.pipeline, laps, sample.nfe
+        self.pipeline, self.laps, self.steps = copy.copy(backbone.pipeline), laps, sample.nfe
+        vars(self.pipeline)["vae"] = one_frame.stock(self.pipeline.vae)  # past the pipeline's check of classes
         self.side = backbone.config.resolution
         self.arguments = stock_arguments(backbone)
         self.pipeline.set_progress_bar_config(disable=True)

@@ -22,9 +22,10 @@ from apex_cli.config import Section
 from apex_cli.errors import ApexError
 from apex_cli.records import Progress
 
-MODES = ("plain", "fast", "cached", "fp8", "diffusers")
+MODES = ("plain", "fast", "cached", "compiled", "fp8", "diffusers")
 """`plain`: our pipeline as it is trained with; `fast`: with everything folded; `cached`: that, asked prompts it knows;
-`fp8`: the fast one with the transformer's weights kept in 8 bits; `diffusers`: the stock pipeline, the yardstick."""
+`compiled`: the fast one with the transformer's blocks compiled; `fp8`: the fast one with the transformer's weights kept
+in 8 bits; `diffusers`: the stock pipeline, the yardstick."""
 ENERGY_SECONDS = 2.0
 
 

@@ -21,7 +21,7 @@ from apex_cli.registry import resolve
 
 SHAPES, TINY_QWEN = "shapes", "shapes-qwen"
 RANDOM = "random"
-FAST = ("fast", "cached", "fp8")
+FAST = ("fast", "cached", "compiled", "fp8")
 """Modes that ask a fast twin."""
 TINY = {"qwen-image": "qwen_image", "sana-600m": "sana", "sana-1600m": "sana", TINY_QWEN: "qwen_image"}
 """Published model -> the backbone whose tiny fresh pipeline stands for it where there is no accelerator."""
@@ -64,11 +64,16 @@ class Loaded:
         from apex_cli.backbones.fast.fp8 import packed
 
         exact = self._twin()
-        lossy = packed(exact) if "fp8" in modes else None
+        made: dict[str, Any] = dict.fromkeys(modes, exact)
+        if "fp8" in modes:
+            made["fp8"] = packed(exact)
+        if "compiled" in modes:
+            made["compiled"] = exact.again()
+            made["compiled"].compile()
         if self.cuda:
-            for twin in filter(None, (exact, lossy)):
+            for twin in {id(twin): twin for twin in made.values()}.values():
                 twin.make_static()
-        return {mode: lossy if mode == "fp8" else exact for mode in modes}
+        return made
 
     def _twin(self) -> Any:
         from apex_cli.backbones.fast.twin import Fast, make

@@ -38,9 +38,9 @@ def bench(
     mode: Annotated[
         str,
         typer.Option(
-            help="plain: as trained; fast: exact foldings; cached: that, for prompts read before; diffusers: the "
-            "stock pipeline; fp8, LOSSY: fast with the transformer's weights in 8 bits. All are measured in turn in "
-            "one process."
+            help="plain: as trained; fast: exact foldings; cached: that, for prompts read before; compiled: "
+            "fast with compiled blocks; diffusers: the stock pipeline; fp8, LOSSY: fast with the transformer's weights "
+            "in 8 bits. All are measured in turn in one process."
         ),
     ] = "plain,fast,diffusers",
     gpu: Annotated[

@@ -86,7 +86,7 @@ def check(
 def stored(identity: Mapping[str, Any], ask: Callable[[], np.ndarray]) -> np.ndarray:
     """The answers that ship with the package, or those that are kept here; `ask` gives them where there are none."""
     shipped = json.loads(STORED.read_text())
-    return np.array(shipped.get(_key(identity)) or kept(_name(identity), lambda: ask().round(6).tolist()))
+    return np.array(shipped.get(_key(identity)) or kept(_name(identity), lambda: ask().astype(np.float32).tolist()))
 
 
 @cache

@@ -10,8 +10,8 @@ import copy
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,26 +20,28 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs, InitProcessGroupKwargs, set_seed
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from apex_cli import __version__
 from apex_cli.backbones.compiling import compile_blocks
 from apex_cli.errors import CheckpointError, NumericalError, Stopped, UsageError
 from apex_cli.flow.condition import Cond
 from apex_cli.generation import SampleConfig, generator
-from apex_cli.objectives.base import Nets, Objective
+from apex_cli.objectives.base import Batch, Draws, Loss, Nets, Objective
 from apex_cli.records import METRICS, Metrics, Progress, StepRecord
-from apex_cli.training import checkpoint, lora, runs, sharding, trackers
+from apex_cli.streaming import staged
+from apex_cli.training import checkpoint, lora, recorded, runs, sharding, trackers
 from apex_cli.training.inputs import Inputs
 from apex_cli.training.interruption import Interruption
 from apex_cli.training.parts import Parts
+from apex_cli.training.recorded import Recorded
 from apex_cli.training.schedule import micro_slices
 from apex_cli.training.settings import TrainConfig
+from apex_cli.training.state import State
 from apex_cli.training.telemetry import Telemetry
 from apex_cli.training.trained import Trained
 
+Micro = tuple[Batch, Draws]
 PATIENCE = timedelta(hours=3)
 """How long ranks wait for each other: one of them reads the whole data set while the others do nothing."""
 
@@ -94,13 +96,9 @@ class Trainer:
         self.frozen = self._frozen()
         self._place()
         self.trained = Trained(self.parts.named, self.accelerator)
-        self.params = self.trained.params
-        values = list(self.params.values())
-        self.optimizer = torch.optim.AdamW(
-            values, self.config.lr, self.config.betas, weight_decay=self.config.weight_decay, fused=True
-        )
-        self.scheduler = _scheduler(self.config, self.optimizer)
-        self.ema = _average(values, self.config) if self.config.ema else None
+        recording = self.config.graphs and self.accelerator.device.type == "cuda"
+        follower = self.frozen.network if self.objective.needs.real == "ema" else None
+        self.state = State(self.parts, self.trained, self.config, follower, recording)
         self.nets = Nets(
             job.backbone.velocity, self._real(), getattr(job.backbone, "encode_images", None), job.backbone.decode
         )
@@ -110,6 +108,11 @@ class Trainer:
         self.inputs = Inputs(
             job.backbone, job.data, self.objective.needs, self.parts, self.config, self.accelerator, about, job.folder
         )
+        self.recorded: Recorded | None = None
+        """What answers for the forwards and backward of a step, where they are replayed."""
+        if recording:
+            recorded.check(self.config, self.backbone.network, self.sharded, self.inputs.live)
+            self.recorded = Recorded(self._backward, self.state.values)
         self.fingerprint: str | None = None
         """Of the data set, once the run has begun."""
         self.interruption = Interruption(job.tell)
@@ -148,62 +151,71 @@ class Trainer:
             return self.frozen.velocity
         return self._without_adapters if self.objective.needs.real == "base" else None
 
-    def _average_anew(self) -> None:
-        """The average is what the weights are now."""
-        if self.ema is not None:
-            self.ema.shadow_params = [p.detach().clone() for p in self.params.values()]
-            self._follow_average()
-
-    def _follow_average(self) -> None:
-        """Bring the network behind `real = "ema"` to the average."""
-        if self.objective.needs.real != "ema" or self.ema is None:
-            return
-        for name, value in zip(self.params, self.ema.shadow_params, strict=True):
-            part, _, key = name.partition(".")
-            if part == "transformer":
-                sharding.local(self.frozen.network.get_parameter(key)).copy_(value)
-
     def _without_adapters(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with lora.disabled(self.backbone.network):
             return self.backbone.velocity(x_t, t, cond)
 
-    def _optimize(self) -> tuple[float, dict[str, float], float]:
-        """One optimizer step; returns the loss, its parts and the gradient norm, averaged over the global batch."""
+    def _ahead(self) -> Generator[Iterable[Micro]]:
+        """What each of the remaining steps reads; where a device computes, a little ahead of it."""
+        steps = range(self.step, self.config.steps)
+        if self.accelerator.device.type == "cpu" or self.inputs.live:
+            yield from map(self._micros, steps)
+        else:
+            yield from staged(lambda step: list(self._micros(step)), steps)
+
+    def _micros(self, step: int) -> Iterator[Micro]:
+        """The micro-batches of this rank at `step`."""
         config, accelerator = self.config, self.accelerator
-        rows = self.inputs.order.rows(self.step)
+        rows = self.inputs.order.rows(step)
         shape = (config.batch, *self.inputs.latent_shape(rows))
-        draws = self.objective.draw(shape, generator(config.seed, self.step, 1), self.step / config.steps)
-        measure = self.step % config.telemetry_every == 0
-        sums: dict[str, Tensor] = {}
-        finite: list[tuple[Sequence, dict[str, Tensor]]] = []
+        draws = self.objective.draw(shape, generator(config.seed, step, 1), step / config.steps)
         for micro in micro_slices(
             config.batch, accelerator.num_processes, accelerator.process_index, config.micro_batch
         ):
             batch = self.inputs.batch(rows[micro].tolist())
-            own = {key: value[micro].to(accelerator.device) for key, value in draws.items()}
-            with accelerator.autocast(), self.parts.recompute.step():
-                loss = self.objective.loss(self.nets, batch, own)
+            if self.recorded is not None and self.backbone.masks_text:
+                batch = recorded.rounded(batch)
+            yield batch, {key: value[micro].to(accelerator.device) for key, value in draws.items()}
+
+    def _loss(self, batch: Batch, draws: Draws) -> Loss:
+        with self.accelerator.autocast(), self.parts.recompute.step():
+            return self.objective.loss(self.nets, batch, draws)
+
+    def _share(self, batch: Batch) -> float:
+        """Of a micro-batch in the mean over the global batch, times the number of ranks."""
+        return len(batch) * self.accelerator.num_processes / self.config.batch
+
+    def _backward(self, batch: Batch, draws: Draws) -> Loss:
+        loss = self._loss(batch, draws)
+        loss.backward(self._share(batch))
+        return loss
+
+    def _optimize(self, micros: Iterable[Micro] | None = None) -> tuple[float, dict[str, float], float]:
+        """One optimizer step on `micros`, or on those made now; returns the loss, its parts and the gradient norm,
+        averaged over the global batch."""
+        config, accelerator = self.config, self.accelerator
+        measure = self.step % config.telemetry_every == 0
+        sums: dict[str, Tensor] = {}
+        finite: list[tuple[Sequence, dict[str, Tensor]]] = []
+        if self.recorded is not None:
+            self.recorded.begin()
+        for batch, draws in self._micros(self.step) if micros is None else micros:
+            if measure:
+                self.telemetry.measure(self._loss(batch, draws), self.trained.norm_of)
+                measure = False
+            loss = (self.recorded or self._backward)(batch, draws)
             finite.append((batch.ids, {name: part.detach().isfinite() for name, part in loss.parts.items()}))
-            share = len(batch) * accelerator.num_processes / config.batch
-            if measure and micro.start % (config.batch // accelerator.num_processes) == 0:
-                self.telemetry.measure(loss, self.trained.norm_of)
             self.telemetry.watch(loss)
-            loss.backward(share)
             for name, value in {"loss": loss.total, **loss.parts}.items():
-                sums[name] = sums.get(name, 0) + value.detach() * share
+                sums[name] = sums.get(name, 0) + value.detach() * self._share(batch)
         self._check(finite)
         self.trained.reduce()
         if accelerator.num_processes > 1:
             sums = {name: cast(Tensor, accelerator.reduce(value, "mean")) for name, value in sums.items()}
         norm = self.trained.clip(config.clip)
         if not torch.isfinite(torch.tensor(norm)):
-            raise self._not_finite("The gradient", rows.tolist())
-        self.optimizer.step()
-        self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            self.ema.step(self.params.values())
-            self._follow_average()
+            raise self._not_finite("The gradient", self.inputs.order.rows(self.step).tolist())
+        self.state.advance()
         self.step += 1
         values = {name: float(value) for name, value in sums.items()}
         return values.pop("loss"), values, norm
@@ -227,7 +239,7 @@ class Trainer:
     def run(self) -> Iterator[Progress]:
         """Resume if there is a checkpoint, then train to `config.steps`; yields what a display needs."""
         config, main = self.config, self.accelerator.is_main_process
-        with self.interruption:
+        with self.interruption, ExitStack() as stack:
             self.fingerprint = self.inputs.once.fingerprint(self.job.data)
             self._resume()
             yield from self._encode()
@@ -238,9 +250,10 @@ class Trainer:
                 self._sample()
                 self._report()
             busy, since = 0.0, self.step
+            micros = stack.enter_context(closing(self._ahead()))
             while self.step < config.steps:
                 began = time.perf_counter()
-                loss, parts, norm = self._optimize()
+                loss, parts, norm = self._optimize(next(micros))
                 busy += time.perf_counter() - began
                 last = self.step == config.steps
                 if sampling := self.step % config.sample_every == 0 or last:
@@ -248,7 +261,7 @@ class Trainer:
                     self._sample()
                 if self.step % config.log_every == 0 or last:
                     record = StepRecord(
-                        self.step, loss, parts, norm, self.optimizer.param_groups[0]["lr"],
+                        self.step, loss, parts, norm, self.state.lr,
                         busy / (self.step - since), *self.telemetry.collect(self._sum),
                     )  # fmt: skip
                     busy, since = 0.0, self.step
@@ -297,7 +310,7 @@ class Trainer:
     def _sample(self) -> None:
         if self.job.on_sample is not None and (self.sharded or self.accelerator.is_main_process):
             self.inputs.place(self.accelerator.device)
-            with self.averaged():
+            with self.state.averaged():
                 self.telemetry.note(self.job.on_sample(self.backbone, self.step))
             self.inputs.place("cpu")
         self.accelerator.wait_for_everyone()
@@ -306,25 +319,11 @@ class Trainer:
         if self.job.on_report is not None and self.accelerator.is_main_process:
             self.job.on_report()
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The network carries the averaged weights inside, if the run keeps an average."""
-        if self.ema is None:
-            yield
-            return
-        values = list(self.params.values())
-        self.ema.store(values)
-        self.ema.copy_to(values)
-        try:
-            yield
-        finally:
-            self.ema.restore(values)
-
     # ---- state -------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write checkpoint `step` and delete those beyond `keep`; weights that are not finite are not saved."""
-        if self._any(not all(bool(value.isfinite().all()) for value in self.params.values())):
+        if self._any(not self.state.is_finite()):
             raise NumericalError(
                 f"A weight is not finite after step {self.step}; nothing was saved.",
                 "Lower train.lr, with a new --out.",
@@ -333,35 +332,17 @@ class Trainer:
             checkpoint.write(checkpoint.step_folder(self.job.folder, self.step), self._fill)
             checkpoint.prune(self.job.folder, self.config.keep)
         elif self.sharded:
-            self._tensors(None)
+            self.state.save(None)
         self.accelerator.wait_for_everyone()
 
-    def _tensors(self, folder: Path | None) -> None:
-        """Weights, average and optimizer; where they lie in shards the other ranks take part with None."""
-        self.parts.save(folder and folder / "model")
-        if self.ema is not None:
-            with self.averaged():
-                self.parts.save(folder and folder / "ema")
-        names, tensors = list(self.params), {}
-        for index, entry in self.optimizer.state_dict()["state"].items():
-            for key, value in entry.items():
-                tensors[f"{names[index]}/{key}"] = self.trained.gathered(names[index], value).contiguous()
-        if folder is not None:
-            (folder / "state").mkdir()
-            save_file(tensors, folder / "state" / "optimizer.safetensors")
-
     def _fill(self, folder: Path) -> None:
-        self._tensors(folder)
-        facts = {"step": self.step, "scheduler": self.scheduler.state_dict()}
-        if self.ema is not None:
-            facts["average_steps"] = self.ema.optimization_step
-        (folder / "state" / "state.json").write_text(json.dumps(facts))
+        self.state.save(folder)
         (folder / "recipe.toml").write_text(self.job.recipe)
         contract = {
             "format": checkpoint.FORMAT,
             "apex": __version__,
             "step": self.step,
-            "weights": "model" if self.ema is None else "ema",
+            "weights": "model" if self.state.ema is None else "ema",
             "tuning": self.config.tuning,
             "sample": self.job.sample.model_dump(),
             "data_fingerprint": self.fingerprint,
@@ -380,34 +361,18 @@ class Trainer:
             raise CheckpointError(
                 told, "Name a run of the same sizes; of LoRA, of the same rank and targets."
             ) from error
-        self._average_anew()
+        self.state.average_anew()
 
     def _resume(self) -> None:
         folder = self.inputs.once(lambda: checkpoint.newest(self.job.folder))
         if folder is None:
             self._begin()
             return
-        runs.check_data(self.job.folder, checkpoint.read_contract(folder), self.fingerprint)
-        if self.ema is not None:
-            self.parts.load(folder / "ema")
-            self._average_anew()
-        self.parts.load(folder / "model")
-        facts = json.loads((folder / "state" / "state.json").read_text())
-        self.step = facts["step"]
-        self.scheduler.load_state_dict(facts["scheduler"])
-        if self.ema is not None:
-            self.ema.optimization_step = facts["average_steps"]
+        contract = checkpoint.read_contract(folder)
+        runs.check_data(self.job.folder, contract, self.fingerprint)
+        self.state.load(folder)
+        self.step = contract["step"]
         self.job.tell(f"Continues at step {self.step} of {self.config.steps}.")
-        names = {name: index for index, name in enumerate(self.params)}
-        state: dict[int, dict[str, Tensor]] = {}
-        with safe_open(folder / "state" / "optimizer.safetensors", "pt") as file:
-            for key in file.keys():  # noqa: SIM118  # not a dict
-                name, entry = key.rsplit("/", 1)
-                state.setdefault(names[name], {})[entry] = self.trained.own(name, file.get_tensor(key))
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
-            group["lr"] = lr
 
 
 def _names(identity: dict[str, Any]) -> dict[str, Any]:
@@ -420,16 +385,3 @@ def _ranks() -> int:
     import os
 
     return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def _scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer):
-    from diffusers.optimization import get_scheduler
-
-    name = {"constant": "constant_with_warmup"}.get(config.schedule, config.schedule)
-    return get_scheduler(name, optimizer, num_warmup_steps=config.warmup, num_training_steps=config.steps)
-
-
-def _average(values: list[nn.Parameter], config: TrainConfig):
-    from diffusers.training_utils import EMAModel
-
-    return EMAModel(values, decay=config.ema)

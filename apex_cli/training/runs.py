@@ -17,8 +17,8 @@ from apex_cli.errors import StorageError, UsageError
 RECIPE = "recipe.toml"
 FREE = {
     "train": {
-        "sharding", "gradient_checkpointing", "compile", "micro_batch", "save_every", "keep", "log_every", "trackers",
-        "telemetry_every", "sample_every", "sample_prompts", "sample_seeds",
+        "sharding", "gradient_checkpointing", "compile", "graphs", "micro_batch", "save_every", "keep", "log_every",
+        "trackers", "telemetry_every", "sample_every", "sample_prompts", "sample_seeds",
     },
     "backbone": {"offload"},
 }  # fmt: skip

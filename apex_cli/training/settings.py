@@ -47,6 +47,9 @@ class TrainConfig(Section):
     has one share for each forward with gradient of a step, in their order."""
     compile: bool = False
     """Compile the transformer's repeated blocks (torch.compile); the first steps take minutes longer."""
+    graphs: bool = False
+    """Record forwards and backward of a micro-batch as one CUDA graph for each set of shapes: for networks or batches
+    so small that launching their kernels takes longer than running them. Without CUDA steps run as always."""
     sharding: Literal["none", "fsdp"] = "none"
     """fsdp: the transformer's weights, and what full tuning keeps for each, lie in shards, one on each rank."""
     seed: int = 0

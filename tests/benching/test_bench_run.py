@@ -29,17 +29,19 @@ from apex_cli.flow.condition import Cond
 from apex_cli.generation import Batch, Request, Sample
 from apex_cli.streaming import Keeper
 
+EAGER = tuple(mode for mode in MODES if mode != "compiled")
+"""A compiler need not be there."""
 QUICK = Patience(runs=2, seconds=0, warmup=2)
 
 
 @pytest.fixture(scope="module", params=["shapes", "shapes-qwen"])
 def subject(request):
-    return subjects.subject(request.param, None, None, MODES, (1, 2))
+    return subjects.subject(request.param, None, None, EAGER, (1, 2))
 
 
 @pytest.fixture(scope="module")
 def bench(subject):
-    made = Bench(subject, Grid(nfe=(1, 2), batch=(2,), mode=MODES), QUICK, found(), HostClock(cpu_time=True))
+    made = Bench(subject, Grid(nfe=(1, 2), batch=(2,), mode=EAGER), QUICK, found(), HostClock(cpu_time=True))
     made.events = list(made.run())
     return made
 
@@ -50,14 +52,14 @@ def cells(bench):
 
 
 def test_every_case_is_measured_in_every_mode(bench, cells):
-    assert [(c["nfe"], c["mode"]) for c in cells] == [(nfe, mode) for nfe in (1, 2) for mode in MODES]
+    assert [(c["nfe"], c["mode"]) for c in cells] == [(nfe, mode) for nfe in (1, 2) for mode in EAGER]
 
 
 def test_progress_is_told_mode_by_mode_and_round_by_round(bench):
     """Of each case a warm-up for each mode and two rounds."""
     first, second = ([e for e in bench.events if f"nfe {nfe} " in e.phase] for nfe in (1, 2))
     assert first[0].phase == "measure " + bench.cells[0].case.key + " (1 of 2)"
-    modes, total = len(MODES), len(MODES) + 2
+    modes, total = len(EAGER), len(EAGER) + 2
     assert [(e.done, e.total) for e in first] == [(n, total) for n in (*range(modes), modes + 1, modes + 2)]
     assert [e.phase[-8:] for e in second] == ["(2 of 2)"] * total
 
@@ -71,7 +73,7 @@ def test_stages_make_the_total_and_none_is_missing(cells):
 
 
 def test_twice_the_evaluations_are_seen_in_the_transformer(bench):
-    for mode in MODES:
+    for mode in EAGER:
         one, two = (next(c for c in bench.cells if (c.mode, c.case.nfe) == (mode, nfe)) for nfe in (1, 2))
         # Marks: a pair more for each evaluation.
         assert two.timings[0].marks == one.timings[0].marks + 2
@@ -148,7 +150,7 @@ def test_all_engines_draw_the_same_picture(subject):
         engine.prepare(text)
         with engine.watched():
             drawn[mode] = np.asarray(engine(text, 5)[0], float)
-    for mode in set(MODES) - set(LOSSY):
+    for mode in set(EAGER) - set(LOSSY):
         assert np.abs(drawn[mode] - drawn["plain"]).max() <= 1, mode
     assert (drawn["fp8"] != drawn["plain"]).any()
     assert drawn["plain"].std() > 5

@@ -39,9 +39,9 @@ def held(made: Trainer) -> Iterator[Tensor]:
     networks += [network for network in (made.objective.modules, copied(made)) if network is not None]
     for network in networks:
         yield from (*network.parameters(), *network.buffers())
-    for entry in made.optimizer.state.values():
+    for entry in made.state.optimizer.state.values():
         yield from entry.values()
-    yield from made.ema.shadow_params if made.ema is not None else ()
+    yield from made.state.ema.shadow_params if made.state.ema is not None else ()
 
 
 def copied(made: Trainer) -> nn.Module | None:

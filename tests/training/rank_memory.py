@@ -33,14 +33,14 @@ def measured(read: recipe.Recipe, folder: Path) -> dict[str, int]:
     made = Trainer(build.job(read, folder))
     deque(made._encode(), maxlen=0)
     made._optimize()
-    before, gradients = allocator.state(made), []
-    made.optimizer.register_step_pre_hook(lambda *_: gradients.append(_bytes(p.grad for p in made.params.values())))
+    before, gradients, values = allocator.state(made), [], made.state.values
+    made.state.optimizer.register_step_pre_hook(lambda *_: gradients.append(_bytes(p.grad for p in values)))
     taken = [allocator.parted(allocator.record(made), "gloo:", "c10d::")[1] for _ in range(STEPS)]
     gathered = [allocator.parted(step, "FSDP::all_gather")[0] for step in taken]
     network = list(made.backbone.network.parameters())
     return {
         "weights": _bytes(network),
-        "optimizer": _bytes(v for entry in made.optimizer.state.values() for v in entry.values()),
+        "optimizer": _bytes(v for entry in made.state.optimizer.state.values() for v in entry.values()),
         "gradients": gradients[0],
         "gathered weights": min(map(allocator.most, gathered)),
         "peak": before + min(map(allocator.most, taken)),

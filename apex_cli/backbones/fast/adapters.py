@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from apex_cli.backbones.fast.sharing import replace, shared
+from apex_cli.backbones.sharing import replace, shared
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from apex_cli.backbones.fast.sharing import replace
+from apex_cli.backbones.sharing import replace
 
 
 class Pointwise(nn.Linear):

@@ -6,22 +6,17 @@ memory is what is saved. Nothing else of the fast path differs from the plain on
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from apex_cli.backbones import compact
-from apex_cli.backbones.fast.memory import PromptMemory
-from apex_cli.backbones.fast.sharing import shared
 
 
 def packed(twin: Any) -> Any:
     """A twin of the `Fast` backbone `twin`, which stays as it was; before `make_static`."""
-    made = copy.copy(twin)
-    made.memory, made.network, made.pipeline = PromptMemory(), shared(twin.network), copy.copy(twin.pipeline)
-    vars(made.pipeline)["transformer"] = made.network
+    made = twin.again()
     compact.pack_layers(made.network, "fp8")
     exact = made._velocity
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from apex_cli.backbones.fast.sharing import replace
+from apex_cli.backbones.sharing import replace
 
 
 class FrameConv(nn.Conv2d):

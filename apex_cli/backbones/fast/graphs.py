@@ -6,51 +6,64 @@ A launch from Python costs 10 to 25 microseconds; a forward of SANA has 1,242 of
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from apex_cli.flow.condition import Cond
-
 STEP = 32
 """Text lengths are rounded up to a multiple of this."""
 KEPT = 16
-"""Graphs of one function; each holds the memory of its temporaries."""
+"""Graphs of one function."""
 
-Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], Any], Tensor]]
-"""Run a function and answer with what runs it again on the same memory, and the tensor it answers in."""
+Capture = Callable[[Callable[[], Any]], tuple[Callable[[], Any], Any]]
+"""Run a function and answer with what runs it again on the same memory, and what it answers in."""
 
 
 def rounded(length: int) -> int:
     return -(-length // STEP) * STEP
 
 
-def capture(function: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
-    """Record `function` on CUDA; its first runs (which choose kernels and fill caches) are not recorded."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other stages go on launching
-        answer = function()
-    return graph.replay, answer
+class Recorder:
+    """Records functions on CUDA. They share the memory of their temporaries: they run one after another, and what one
+    answers is read before the next."""
+
+    pool: Any = None
+
+    def __call__(self, function: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
+        """The first runs, which choose kernels and fill caches, are not recorded."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                function()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: other threads, with other stages, go on launching
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            answer = function()
+        self.pool = self.pool or graph.pool()
+        return graph.replay, answer
 
 
 class Replay:
-    """`function` of tensors and conditions, recorded for every set of shapes it is called with."""
+    """`function` of tensors, or of dictionaries and dataclasses of them, recorded for every set of shapes it is called
+    with."""
 
-    def __init__(self, function: Callable[..., Tensor], capture: Capture = capture):
-        self.function, self.capture = function, capture
-        self.records: OrderedDict[tuple[Any, ...], tuple[list[Tensor], Callable[[], Any], Tensor]] = OrderedDict()
+    def __init__(self, function: Callable[..., Any], capture: Capture | None = None):
+        self.function, self.capture = function, capture or Recorder()
+        self.records: OrderedDict[tuple[Any, ...], tuple[list[Tensor], Callable[[], Any], Any]] = OrderedDict()
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        """What a function of one tensor answers, in memory of its own."""
+        return self.run(*arguments).clone()
 
     @torch.no_grad()
-    def __call__(self, *arguments: Tensor | Cond) -> Tensor:
-        given = [tensor for argument in arguments for tensor in tensors(argument)]
+    def run(self, *arguments: Any) -> Any:
+        """What the function answers, until it runs again."""
+        given = tensors(arguments)
         key = tuple((tensor.shape, tensor.dtype) for tensor in given)
         if key not in self.records:
             self.records[key] = self._record(arguments)
@@ -61,22 +74,32 @@ class Replay:
         for own, tensor in zip(inputs, given, strict=True):
             own.copy_(tensor)
         replay()
-        return answer.clone()
+        return answer
 
-    def _record(self, arguments: tuple[Tensor | Cond, ...]) -> tuple[list[Tensor], Callable[[], Any], Tensor]:
-        own = [copied(argument) for argument in arguments]
+    def _record(self, arguments: tuple[Any, ...]) -> tuple[list[Tensor], Callable[[], Any], Any]:
+        own = copied(arguments)
         replay, answer = self.capture(lambda: self.function(*own))
-        return [tensor for argument in own for tensor in tensors(argument)], replay, answer
+        return tensors(own), replay, answer
 
 
-def tensors(argument: Tensor | Cond) -> list[Tensor]:
-    if isinstance(argument, Tensor):
-        return [argument]
-    return [x for x in (argument.tokens, argument.mask, argument.pooled) if x is not None]
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors in `value`, in a fixed order."""
+    return [value] if isinstance(value, Tensor) else [x for part in _parts(value).values() for x in tensors(part)]
 
 
-def copied(argument: Tensor | Cond) -> Any:
-    if isinstance(argument, Tensor):
-        return argument.clone(memory_format=torch.contiguous_format)
-    pooled = None if argument.pooled is None else argument.pooled.contiguous()
-    return Cond(argument.tokens.clone(), argument.mask.clone(), None if pooled is None else pooled.clone())
+def copied(value: Any) -> Any:
+    """The same of tensors in memory of their own."""
+    if isinstance(value, Tensor):
+        return value.clone(memory_format=torch.contiguous_format)
+    parts = {name: copied(part) for name, part in _parts(value).items()}
+    if isinstance(value, tuple):
+        return tuple(parts.values())
+    return replace(value, **parts) if is_dataclass(value) and not isinstance(value, type) else parts or value
+
+
+def _parts(value: Any) -> Mapping[Any, Any]:
+    if isinstance(value, tuple):
+        return dict(enumerate(value))
+    if isinstance(value, dict):
+        return value
+    return vars(value) if is_dataclass(value) else {}

@@ -21,8 +21,6 @@ from apex_cli.flow.condition import Cond
 class FastClipT5(Fast, ClipT5Backbone):
     """Prompts padded to a fixed length: every position is real."""
 
-    masks_text = False
-
     def _read(self, prompts: Sequence[str]) -> tuple[Cond, Sequence[int]]:
         cond = self.embed(self.tokenise(prompts))
         return cond, [cond.tokens.shape[1]] * len(prompts)
@@ -46,6 +44,6 @@ class FastZImage(Fast, ZImage):
     def real(self, tokens: Any) -> list[int]:
         return tokens.attention_mask.sum(1).tolist()
 
-    def make_static(self, capture: graphs.Capture = graphs.capture) -> None:
+    def make_static(self, capture: graphs.Capture | None = None) -> None:
         """Only the autoencoder: the network takes prompts apart by lengths that it reads from the device."""
         self.decode = graphs.Replay(self.decode, capture)

@@ -2,7 +2,9 @@
 
 diffusers' `fuse_qkv_projections` does it for FLUX. Its processors for Qwen-Image and SANA do not read fused layers (and
 that of Stable Diffusion 3 leaves the norms of 3.5 out), so the two have processors here; what surrounds the products is
-theirs. Qwen's also takes the mask of text and image ready made: the stock one builds it anew in every block.
+theirs. Qwen's also takes the mask of text and image ready made: the stock one builds it anew in every block. Its
+rotation stays a product of complex numbers, as diffusers has it, but where it is compiled, which has no complex
+kernels: the same product of real numbers is one with the norms around it then.
 """
 
 from __future__ import annotations
@@ -35,14 +37,35 @@ def normed(attn: Any, query: Tensor, key: Tensor, kind: str = "") -> tuple[Tenso
     return query if first is None else first(query), key if second is None else second(key)
 
 
+class RealRotation(nn.Module):
+    """Qwen-Image's position embedding with its complex numbers as pairs of real ones, which graphs may take in."""
+
+    def __init__(self, embedding: nn.Module):
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        return tuple(torch.view_as_real(freqs) for freqs in self.embedding(*args, **kwargs))
+
+
+def rotated(x: Tensor, freqs: Tensor) -> Tensor:
+    """`x` [B, L, heads, D], pairs of neighbours as complex numbers, times `freqs` [L, D / 2, 2]; in float32."""
+    pairs, freqs = x.float().unflatten(-1, (-1, 2)), freqs.unsqueeze(1)
+    if torch.compiler.is_compiling():
+        (real, imaginary), (cos, sin) = pairs.unbind(-1), freqs.unbind(-1)
+        turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(freqs))
+    return turned.flatten(-2).type_as(x)
+
+
 class JointAttention:
     """Qwen-Image's double stream; `joint_mask` [B, 1, 1, text + image] is True where a key is real."""
 
     def __init__(self) -> None:
         from diffusers.models.attention_dispatch import dispatch_attention_fn
-        from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb_qwen
 
-        self.attention, self.rotary = dispatch_attention_fn, apply_rotary_emb_qwen
+        self.attention = dispatch_attention_fn
 
     def __call__(
         self,
@@ -65,7 +88,7 @@ class JointAttention:
             query, key, value = layer(x).unflatten(-1, (3, attn.heads, -1)).unbind(2)
             query, key = normed(attn, query, key, kind)
             if freqs is not None:
-                query, key = (self.rotary(y, freqs, use_real=False) for y in (query, key))
+                query, key = rotated(query, freqs), rotated(key, freqs)
             streams.append((query, key, value))
         joint = [torch.cat(pair, dim=1) for pair in zip(*streams, strict=True)]
         out = self.attention(*joint, attn_mask=joint_mask, dropout_p=0.0, is_causal=False).flatten(2, 3)
@@ -104,6 +127,7 @@ class CrossAttention:
 
 def fuse_qwen(network: Any) -> None:
     """Fuse a `QwenImageTransformer2DModel` in place."""
+    network.pos_embed = RealRotation(network.pos_embed)
     for block in network.transformer_blocks:
         join(block.attn, ("to_q", "to_k", "to_v"), "to_qkv")
         join(block.attn, ("add_q_proj", "add_k_proj", "add_v_proj"), "to_added_qkv")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ from apex_cli.backbones import compiling
 from apex_cli.backbones.fast import adapters, graphs
 from apex_cli.backbones.fast.memory import PromptMemory
 from apex_cli.backbones.fast.reader import PrefixedReader
-from apex_cli.backbones.fast.sharing import shared
 from apex_cli.backbones.pipelines import PipelineBackbone
+from apex_cli.backbones.sharing import shared
 from apex_cli.errors import UsageError
 from apex_cli.flow.condition import Cond
 
@@ -51,8 +51,6 @@ def make(name: str, plain: Any, times: Sequence[float]) -> Fast:
 class Fast(PipelineBackbone):
     """What all twins share; stands before the class of the plain backbone."""
 
-    masks_text: ClassVar[bool] = True
-    """Whether padding of the text changes nothing; without a mask its length is fixed anyway."""
     memory: PromptMemory
     folded: tuple[str, ...]
     """What was folded."""
@@ -75,6 +73,13 @@ class Fast(PipelineBackbone):
         for part in twin.parts():
             part.requires_grad_(False).eval()
         return twin
+
+    def again(self) -> Self:
+        """Another twin over the same tensors, whose network may be changed; before `make_static`."""
+        made = copy.copy(self)
+        made.memory, made.network, made.pipeline = PromptMemory(), shared(self.network), copy.copy(self.pipeline)
+        vars(made.pipeline)["transformer"] = made.network
+        return made
 
     def fold(self, times: tuple[float, ...]) -> list[str]:
         """Fold what this architecture can; the names of what was folded. Sets `times` where they are restricted."""
@@ -102,7 +107,7 @@ class Fast(PipelineBackbone):
         for part in self.parts():
             part.to(device)
 
-    def make_static(self, capture: graphs.Capture = graphs.capture) -> None:
+    def make_static(self, capture: graphs.Capture | None = None) -> None:
         """Draw by replaying CUDA graphs, one for each shape that is met; texts are padded to a multiple of a few tokens
         to make the shapes few. After `to`, which would leave the graphs without their memory."""
         self._velocity = graphs.Replay(self._velocity, capture)

@@ -10,8 +10,8 @@ import torch
 from apex_cli.backbones import compact
 from apex_cli.backbones.fast import channels, fp8, frame, modulation, projections
 from apex_cli.backbones.fast.memory import PromptMemory
-from apex_cli.backbones.fast.sharing import shared
 from apex_cli.backbones.fast.twin import TWINS, make
+from apex_cli.backbones.sharing import shared
 from apex_cli.errors import UsageError
 from apex_cli.flow.condition import Cond
 from apex_cli.generation import CountedVelocity, Request, SampleConfig, generate
