@@ -62,7 +62,7 @@ MODEL_LIBRARIES = ("backbones", "evaluation", "worlds.shapes.pipeline", "worlds.
 ONLY_IN = {
     "typer": SHELL,
     "rich": SHELL,
-    "diffusers": (*MODEL_LIBRARIES, "training.loop"),  # its learning-rate schedules and EMA
+    "diffusers": (*MODEL_LIBRARIES, "training.state"),  # its learning-rate schedules and EMA
     "transformers": MODEL_LIBRARIES,
     "open_clip": MODEL_LIBRARIES,
     "torchvision": (*MODEL_LIBRARIES, "torchvision_guard"),

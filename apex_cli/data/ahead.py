@@ -13,10 +13,12 @@ Result = TypeVar("Result")
 WINDOW = 32
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], window: int = WINDOW) -> Iterator[Result]:
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], window: int = WINDOW, workers: int | None = None
+) -> Iterator[Result]:
     """`map(function, items)`, in order, with at most `window` items worked on or waiting to be taken."""
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(workers) as pool:
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) == window:

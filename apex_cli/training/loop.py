@@ -24,12 +24,12 @@ from torch import Tensor
 
 from apex_cli import __version__
 from apex_cli.backbones.compiling import compile_blocks
+from apex_cli.data.ahead import ahead
 from apex_cli.errors import CheckpointError, NumericalError, Stopped, UsageError
 from apex_cli.flow.condition import Cond
 from apex_cli.generation import SampleConfig, generator
 from apex_cli.objectives.base import Batch, Draws, Loss, Nets, Objective
 from apex_cli.records import METRICS, Metrics, Progress, StepRecord
-from apex_cli.streaming import staged
 from apex_cli.training import checkpoint, lora, recorded, runs, sharding, trackers
 from apex_cli.training.inputs import Inputs
 from apex_cli.training.interruption import Interruption
@@ -161,7 +161,7 @@ class Trainer:
         if self.accelerator.device.type == "cpu" or self.inputs.live:
             yield from map(self._micros, steps)
         else:
-            yield from staged(lambda step: list(self._micros(step)), steps)
+            yield from ahead(lambda step: list(self._micros(step)), steps, window=2, workers=1)
 
     def _micros(self, step: int) -> Iterator[Micro]:
         """The micro-batches of this rank at `step`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import fields
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from tiny_runs import APEX, LORA, apex, write_recipe
+from tiny_runs import APEX, LORA, apex, metrics, train, write_recipe
 
 from apex_cli import build, recipe
 from apex_cli.backbones.fast import graphs
@@ -17,9 +18,9 @@ from apex_cli.training.recorded import Recorded, rounded
 STEPS = {"steps": 6, "batch": 4, "telemetry_every": 3, "ema": 0.9}
 
 
-def trainer(folder, **train):
+def trainer(folder, **changes):
     AcceleratorState._reset_state(reset_partial_state=True)
-    read = recipe.load(write_recipe(folder / "r.toml", objective=APEX | {"guidance": 2.0}, train=STEPS | train))
+    read = recipe.load(write_recipe(folder / "r.toml", objective=APEX | {"guidance": 2.0}, train=STEPS | changes))
     made = Trainer(build.job(read, folder / "run"))
     for _ in made._encode():
         pass
@@ -92,3 +93,18 @@ def test_what_cannot_be_recorded_is_refused(tmp_path, capsys, train, told):
     path = write_recipe(tmp_path / "r.toml", train=STEPS | train | {"graphs": True})
     assert apex("train", path, "--out", tmp_path / "run") == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_run_on_cuda_goes_on_where_it_was(tmp_path, graphs):
+    """Its batches are made in a thread beside the steps."""
+    run = train(tmp_path / "run", objective=APEX, train=STEPS | {"graphs": graphs, "save_every": 2})
+    whole = metrics(run)
+    for step in (4, 6):
+        shutil.rmtree(run / f"step-{step:06d}")
+    train(run, objective=APEX, train=STEPS | {"graphs": graphs, "save_every": 2})
+    again = metrics(run)
+    assert [row["step"] for row in again] == [row["step"] for row in whole]
+    assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in whole], rel=1e-3)

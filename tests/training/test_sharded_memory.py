@@ -60,6 +60,6 @@ def test_the_plan_of_a_rank_is_what_both_ranks_take(name, runs):
         assert weights == pytest.approx(found["weights"], rel=0.01)  # and buffers
         assert parts["optimizer"] == pytest.approx(found["optimizer"], rel=0.01)
         assert parts["optimizer"] / 2 == pytest.approx(found["gradients"], rel=0.01)
-        assert parts["gathered weights"] < 1.01 * found["gathered weights"]  # gloo's threads may let a buffer go late
+        assert parts["gathered weights"] == pytest.approx(found["gathered weights"], rel=0.01)
         assert found["gathered weights"] > 0.5 * found["weights"]
         assert plan.peak == pytest.approx(found["peak"], rel=0.1)
