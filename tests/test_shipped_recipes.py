@@ -31,11 +31,11 @@ HUB = [name for name in NAMES if hub_id(name)]
 def test_it_is_read_and_its_start_exists(name):
     read = recipe.load(name)
     assert read.name == name
-    path = getattr(read.backbone.config, "path", None) or ""
-    if path.startswith("assets:"):
-        assert (ASSETS / path.removeprefix("assets:")).is_dir()
-    if path.startswith("runs/"):
-        assert path.removeprefix("runs/") in NAMES
+    for path in (getattr(read.backbone.config, "path", None) or "", read.train.init_from or ""):
+        if path.startswith("assets:"):
+            assert (ASSETS / path.removeprefix("assets:")).is_dir()
+        if path.startswith("runs/"):
+            assert path.removeprefix("runs/") in NAMES
 
 
 @pytest.mark.parametrize("name", recipe.recipe_names())

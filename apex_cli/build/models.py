@@ -97,6 +97,7 @@ def initial_weights(path: str, backbone: str, tuning: str) -> Path:
     """The folder of weights behind a run, checkpoint, export or asset, for a student of `backbone` and `tuning`."""
     from apex_cli.training import checkpoint
 
+    bases.check_trained(path)
     folder = checkpoint_of(path, verified=True)
     contract = checkpoint.read_contract(folder)
     found = contract["backbone"]["name"], contract["tuning"]

@@ -43,6 +43,12 @@ def test_the_student_begins_there_and_v_real_does_not(tuning, tmp_path):
     assert match["run"] != pytest.approx(match["drawn"], rel=0.01)  # another v_real
 
 
+def test_a_recipe_that_goes_on_from_another_says_which_comes_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert apex("train", "shapes_student_2") == 4
+    assert "apex train shapes_student\n" in capsys.readouterr().err
+
+
 def test_it_is_asked_once(tmp_path):
     earlier = train(tmp_path / "earlier", train={"steps": 2})
     sections = {"train": {"init_from": str(earlier), "steps": 4}}
