@@ -179,5 +179,8 @@ def test_torchrun_shares_one_evaluation(tmp_path):
     subprocess.run([*launcher, *argv, "two"], capture_output=True, text=True, check=True, env=environment)
     (first,) = json.loads(alone.stdout)["evaluations"]
     second = json.loads((next(Path("two").iterdir()) / "report.json").read_text())
+    # Batches of other sizes add up in another order: a number of a picture may be rounded to its neighbour.
+    one, two = (results["results"]["shapes"]["facts"].pop("kernel distance") for results in (first, second))
+    assert two == pytest.approx(one, rel=0.01)
     assert second["results"] == first["results"]
     assert len(list(next(Path("two").iterdir()).glob("drawn-*.jsonl"))) == 2
