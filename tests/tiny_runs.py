@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tomli_w
 
 from apex_cli import app
+
+if TYPE_CHECKING:
+    from apex_cli.training.loop import Trainer
 
 TINY = {"width": 32, "layers": 1, "heads": 2, "text_width": 32, "text_layers": 1, "vae_channels": [8, 16, 32, 64]}
 """A pipeline of 0.2 M parameters."""
@@ -45,6 +49,19 @@ def train(folder: Path, **sections: dict[str, Any]) -> Path:
     recipe = write_recipe(folder.with_suffix(".toml"), **sections)
     assert apex("train", recipe, "--out", folder) == 0
     return folder
+
+
+def ready_trainer(folder: Path, **sections: dict[str, Any]) -> Trainer:
+    """The loop of a run in `folder`, before its first step."""
+    from accelerate.state import AcceleratorState
+
+    from apex_cli import build, recipe
+    from apex_cli.training.loop import Trainer
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    made = Trainer(build.job(recipe.load(write_recipe(folder / "r.toml", **sections)), folder / "run"))
+    deque(made._encode(), maxlen=0)
+    return made
 
 
 def manifest(run: Path, step: int) -> dict[str, str]:

@@ -156,6 +156,11 @@ def compact_layers(module: nn.Module) -> Iterator[CompactLinear]:
     return (part for part in module.modules() if isinstance(part, CompactLinear))
 
 
+def traceable(module: nn.Module) -> bool:
+    """Whether a graph, compiled or recorded, can hold a forward of `module`: not where weights are away or in nf4."""
+    return not any(layer.away or layer.dtype == "nf4" for layer in compact_layers(module))
+
+
 def numel(module: nn.Module) -> int:
     """Parameters of a module, whatever they are packed in."""
     packed = sum(layer.shape.numel() for layer in compact_layers(module))

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from apex_cli.backbones.blocks import blocks
-from apex_cli.backbones.compact import compact_layers
+from apex_cli.backbones.compact import traceable
 from apex_cli.errors import SetupError, UsageError
 
 KINDS = 32
@@ -38,7 +38,7 @@ def compile_blocks(network: nn.Module, device: torch.device, off: str) -> None:
 def check(network: nn.Module, device: torch.device, off: str) -> None:
     """Raise `SetupError` where nothing can compile, `UsageError` where the weights cannot be compiled with; `off`: how
     to do without."""
-    if any(layer.away or layer.dtype == "nf4" for layer in compact_layers(network)):
+    if not traceable(network):
         raise UsageError("Compiling does not go with backbone.offload or dtype = 'nf4'.", off)
     if not any(blocks(network)):
         raise UsageError("This network has no repeated blocks to compile.", off)

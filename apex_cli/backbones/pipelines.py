@@ -6,6 +6,7 @@ is not an `AutoencoderKL`, how latents are normalised.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,6 +149,13 @@ class PipelineBackbone:
     def save(self, folder: Path) -> None:
         """The whole pipeline folder, as the stock `save_pretrained` writes it."""
         self.pipeline.save_pretrained(folder)
+
+
+def holding(pipeline: Any, **parts: Any) -> Any:
+    """A copy of a pipeline object with other components, past its check of their classes."""
+    made = copy.copy(pipeline)
+    vars(made).update(parts)
+    return made
 
 
 @contextmanager

@@ -6,7 +6,6 @@ that remembers them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from apex_cli.backbones import one_frame
+from apex_cli.backbones.pipelines import holding
 from apex_cli.benching.laps import Laps
 from apex_cli.errors import ApexError
 from apex_cli.generation import CountedVelocity, SampleConfig, generator, to_pixels
@@ -105,8 +105,8 @@ class Stock:
     """
 
     def __init__(self, backbone: Any, sample: SampleConfig, laps: Laps):
-        self.pipeline, self.laps, self.steps = copy.copy(backbone.pipeline), laps, sample.nfe
-        vars(self.pipeline)["vae"] = one_frame.stock(self.pipeline.vae)  # past the pipeline's check of classes
+        self.pipeline = holding(backbone.pipeline, vae=one_frame.stock(backbone.pipeline.vae))
+        self.laps, self.steps = laps, sample.nfe
         self.side = backbone.config.resolution
         self.arguments = stock_arguments(backbone)
         self.pipeline.set_progress_bar_config(disable=True)

@@ -71,7 +71,7 @@ class Loaded:
             made["compiled"] = exact.again()
             made["compiled"].compile()
         if self.cuda:
-            for twin in {id(twin): twin for twin in made.values()}.values():
+            for twin in set(made.values()):
                 twin.make_static()
         return made
 

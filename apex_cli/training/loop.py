@@ -34,7 +34,6 @@ from apex_cli.training import checkpoint, lora, recorded, runs, sharding, tracke
 from apex_cli.training.inputs import Inputs
 from apex_cli.training.interruption import Interruption
 from apex_cli.training.parts import Parts
-from apex_cli.training.recorded import Recorded
 from apex_cli.training.schedule import micro_slices
 from apex_cli.training.settings import TrainConfig
 from apex_cli.training.state import State
@@ -108,11 +107,11 @@ class Trainer:
         self.inputs = Inputs(
             job.backbone, job.data, self.objective.needs, self.parts, self.config, self.accelerator, about, job.folder
         )
-        self.recorded: Recorded | None = None
+        self.recorded: recorded.Recorded | None = None
         """What answers for the forwards and backward of a step, where they are replayed."""
         if recording:
             recorded.check(self.config, self.backbone.network, self.sharded, self.inputs.live)
-            self.recorded = Recorded(self._backward, self.state.values)
+            self.recorded = recorded.Recorded(self._backward, self.state.values)
         self.fingerprint: str | None = None
         """Of the data set, once the run has begun."""
         self.interruption = Interruption(job.tell)
@@ -177,16 +176,15 @@ class Trainer:
                 batch = recorded.rounded(batch)
             yield batch, {key: value[micro].to(accelerator.device) for key, value in draws.items()}
 
-    def _loss(self, batch: Batch, draws: Draws) -> Loss:
-        with self.accelerator.autocast(), self.parts.recompute.step():
-            return self.objective.loss(self.nets, batch, draws)
-
     def _share(self, batch: Batch) -> float:
         """Of a micro-batch in the mean over the global batch, times the number of ranks."""
         return len(batch) * self.accelerator.num_processes / self.config.batch
 
-    def _backward(self, batch: Batch, draws: Draws) -> Loss:
-        loss = self._loss(batch, draws)
+    def _backward(self, batch: Batch, draws: Draws, measure: bool = False) -> Loss:
+        with self.accelerator.autocast(), self.parts.recompute.step():
+            loss = self.objective.loss(self.nets, batch, draws)
+        if measure:
+            self.telemetry.measure(loss, self.trained.norm_of)
         loss.backward(self._share(batch))
         return loss
 
@@ -197,13 +195,12 @@ class Trainer:
         measure = self.step % config.telemetry_every == 0
         sums: dict[str, Tensor] = {}
         finite: list[tuple[Sequence, dict[str, Tensor]]] = []
-        if self.recorded is not None:
-            self.recorded.begin()
+        replayed = None if measure else self.recorded  # a measured step is an ordinary one
+        if replayed is not None:
+            replayed.begin()
         for batch, draws in self._micros(self.step) if micros is None else micros:
-            if measure:
-                self.telemetry.measure(self._loss(batch, draws), self.trained.norm_of)
-                measure = False
-            loss = (self.recorded or self._backward)(batch, draws)
+            loss = replayed(batch, draws) if replayed is not None else self._backward(batch, draws, measure)
+            measure = False
             finite.append((batch.ids, {name: part.detach().isfinite() for name, part in loss.parts.items()}))
             self.telemetry.watch(loss)
             for name, value in {"loss": loss.total, **loss.parts}.items():

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from apex_cli.backbones.compact import compact_layers
+from apex_cli.backbones.compact import traceable
 from apex_cli.backbones.fast import graphs
 from apex_cli.errors import UsageError
 from apex_cli.objectives.base import Batch, Draws, Loss
@@ -21,7 +21,6 @@ from apex_cli.training.settings import TrainConfig
 
 Compute = Callable[[Batch, Draws], Loss]
 """The loss of a micro-batch, whose gradient it has added to that of the weights."""
-OFF = "Set train.graphs = false."
 
 
 class Recorded:
@@ -68,7 +67,7 @@ def check(config: TrainConfig, network: nn.Module, sharded: bool, live: bool) ->
         "weights that lie in shards": sharded,
         "a text encoder that is trained": live,
         "gradient checkpointing": any(config.recomputed),
-        "weights that are offloaded or in nf4": any(x.away or x.dtype == "nf4" for x in compact_layers(network)),
+        "weights that are offloaded or in nf4": not traceable(network),
     }
     for name in [name for name, found in hindrances.items() if found]:
-        raise UsageError(f"train.graphs does not go with {name}.", OFF)
+        raise UsageError(f"train.graphs does not go with {name}.", "Set train.graphs = false.")

@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from tiny_runs import LORA, TINY, write_recipe
+from tiny_runs import LORA, TINY, ready_trainer
 
-from apex_cli import build, recipe
 from apex_cli.backbones import compiling
 from apex_cli.errors import SetupError
-from apex_cli.training.loop import Trainer
 
 TWO = {"tiny": TINY | {"layers": 2}, "max_tokens": 64}
 STEPS = {"steps": 4, "batch": 4, "telemetry_every": 10**6}
@@ -20,12 +17,9 @@ needs_compiler = pytest.mark.skipif(compiling.compiler() is None, reason="there 
 
 def losses(folder, **sections) -> tuple[list[float], list[int]]:
     """(loss of each step, graphs compiled by then)."""
-    AcceleratorState._reset_state(reset_partial_state=True)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    trainer = Trainer(build.job(recipe.load(write_recipe(folder / "r.toml", **sections)), folder / "run"))
-    for _ in trainer._encode():
-        pass
+    trainer = ready_trainer(folder, **sections)
     found, graphs = [], []
     for _ in range(STEPS["steps"]):
         found.append(trainer._optimize()[0])

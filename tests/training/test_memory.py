@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import allocator
 import pytest
-from accelerate.state import AcceleratorState
-from tiny_runs import LORA, TINY, write_recipe
+from tiny_runs import LORA, TINY, ready_trainer
 
 from apex_cli import build, recipe
-from apex_cli.training.loop import Trainer
 
 DEEP = {"tiny": TINY | {"layers": 4}}
 STEPS = {"steps": 4, "batch": 16, "telemetry_every": 1000}
@@ -27,10 +23,8 @@ CONFIGURATIONS = {
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_planned_peak_is_the_measured_one(name, tmp_path):
-    read = recipe.load(write_recipe(tmp_path / "r.toml", backbone={**DEEP, "max_tokens": 64}, **CONFIGURATIONS[name]))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    made = Trainer(build.job(read, tmp_path / "run"))
-    deque(made._encode(), maxlen=0)
+    made = ready_trainer(tmp_path, backbone={**DEEP, "max_tokens": 64}, **CONFIGURATIONS[name])
+    read = recipe.load(str(tmp_path / "r.toml"))
     made._optimize()
     before = allocator.state(made)
     measured, planned = before + allocator.most(allocator.record(made)), build.plan(read).memory

@@ -7,59 +7,30 @@ from dataclasses import fields
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from tiny_runs import APEX, LORA, apex, metrics, train, write_recipe
+from reruns import rerun
+from tiny_runs import APEX, LORA, apex, metrics, ready_trainer, train, write_recipe
 
-from apex_cli import build, recipe
 from apex_cli.backbones.fast import graphs
-from apex_cli.training.loop import Trainer
 from apex_cli.training.recorded import Recorded, rounded
 
 STEPS = {"steps": 6, "batch": 4, "telemetry_every": 3, "ema": 0.9}
 
 
 def trainer(folder, **changes):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    read = recipe.load(write_recipe(folder / "r.toml", objective=APEX | {"guidance": 2.0}, train=STEPS | changes))
-    made = Trainer(build.job(read, folder / "run"))
-    for _ in made._encode():
-        pass
-    return made
-
-
-class Reruns:
-    """A capture for the CPU, with the runs before it that CUDA needs."""
-
-    def __init__(self):
-        self.count = 0
-
-    def __call__(self, function):
-        self.count += 1
-        for _ in range(2):
-            function()
-        answer = function()
-
-        def replay():
-            for own, new in zip(graphs.tensors(answer), graphs.tensors(function()), strict=True):
-                own.copy_(new)
-
-        return replay, answer
+    return ready_trainer(folder, objective=APEX | {"guidance": 2.0}, train=STEPS | changes)
 
 
 @pytest.mark.parametrize("train", [{}, {"micro_batch": 2}, LORA], ids=["full", "accumulated", "lora"])
 def test_the_weights_are_those_of_ordinary_steps(tmp_path, train):
     ordinary, replayed = trainer(tmp_path, **train), trainer(tmp_path, **train)
-    capture = Reruns()
-    replayed.recorded = Recorded(replayed._backward, list(replayed.state.params.values()), capture)
+    replayed.recorded = Recorded(replayed._backward, replayed.state.values, rerun)
     for _ in range(STEPS["steps"]):
         torch.testing.assert_close(replayed._optimize(), ordinary._optimize(), rtol=1e-5, atol=1e-6)
     # Adam divides by the size of a gradient, so that padding, which rounds otherwise, shows where there is hardly one.
-    torch.testing.assert_close(
-        list(replayed.state.params.values()), list(ordinary.state.params.values()), rtol=1e-3, atol=1e-4
-    )
+    torch.testing.assert_close(replayed.state.values, ordinary.state.values, rtol=1e-3, atol=1e-4)
     facts, expected = (made.telemetry.collect(lambda value: value)[0] for made in (replayed, ordinary))
     assert facts == pytest.approx(expected, rel=1e-3)
-    assert capture.count == 1  # texts have few lengths
+    assert len(replayed.recorded.replay.records) == 1  # texts have few lengths
 
 
 def test_texts_have_few_lengths_and_their_padding_is_no_text(tmp_path):
@@ -74,7 +45,6 @@ def test_texts_have_few_lengths_and_their_padding_is_no_text(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("train", [{}, {"micro_batch": 2}, LORA, {"precision": "bf16"}])
 def test_cuda_graphs_give_the_losses_of_ordinary_steps(tmp_path, train):
     ordinary, replayed = trainer(tmp_path, **train), trainer(tmp_path, **train, graphs=True)
@@ -85,7 +55,6 @@ def test_cuda_graphs_give_the_losses_of_ordinary_steps(tmp_path, train):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
     ("train", "told"), [({"gradient_checkpointing": 1.0}, "gradient checkpointing"), ({"text_encoder": True}, "text")]
 )
@@ -96,7 +65,6 @@ def test_what_cannot_be_recorded_is_refused(tmp_path, capsys, train, told):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("graphs", [False, True])
 def test_a_run_on_cuda_goes_on_where_it_was(tmp_path, graphs):
     """Its batches are made in a thread beside the steps."""

@@ -6,7 +6,7 @@ A launch from Python costs 10 to 25 microseconds; a forward of SANA has 1,242 of
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 from typing import Any
 
@@ -84,22 +84,23 @@ class Replay:
 
 def tensors(value: Any) -> list[Tensor]:
     """All tensors in `value`, in a fixed order."""
-    return [value] if isinstance(value, Tensor) else [x for part in _parts(value).values() for x in tensors(part)]
+    if isinstance(value, Tensor):
+        return [value]
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return [x for part in value for x in tensors(part)] if isinstance(value, tuple) else []
 
 
 def copied(value: Any) -> Any:
     """The same of tensors in memory of their own."""
     if isinstance(value, Tensor):
         return value.clone(memory_format=torch.contiguous_format)
-    parts = {name: copied(part) for name, part in _parts(value).items()}
     if isinstance(value, tuple):
-        return tuple(parts.values())
-    return replace(value, **parts) if is_dataclass(value) and not isinstance(value, type) else parts or value
-
-
-def _parts(value: Any) -> Mapping[Any, Any]:
-    if isinstance(value, tuple):
-        return dict(enumerate(value))
+        return tuple(map(copied, value))
     if isinstance(value, dict):
-        return value
-    return vars(value) if is_dataclass(value) else {}
+        return {name: copied(part) for name, part in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **copied(vars(value)))
+    return value

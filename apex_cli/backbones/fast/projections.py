@@ -50,12 +50,14 @@ class RealRotation(nn.Module):
 
 def rotated(x: Tensor, freqs: Tensor) -> Tensor:
     """`x` [B, L, heads, D], pairs of neighbours as complex numbers, times `freqs` [L, D / 2, 2]; in float32."""
-    pairs, freqs = x.float().unflatten(-1, (-1, 2)), freqs.unsqueeze(1)
-    if torch.compiler.is_compiling():
-        (real, imaginary), (cos, sin) = pairs.unbind(-1), freqs.unbind(-1)
-        turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
-    else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(freqs))
+    if not torch.compiler.is_compiling():
+        from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb_qwen
+
+        turned: Any = apply_rotary_emb_qwen(x, torch.view_as_complex(freqs), use_real=False)
+        return turned  # not the pair that it is annotated with
+    real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = freqs.unsqueeze(1).unbind(-1)
+    turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
     return turned.flatten(-2).type_as(x)
 
 

@@ -20,7 +20,7 @@ from apex_cli.backbones import compiling
 from apex_cli.backbones.fast import adapters, graphs
 from apex_cli.backbones.fast.memory import PromptMemory
 from apex_cli.backbones.fast.reader import PrefixedReader
-from apex_cli.backbones.pipelines import PipelineBackbone
+from apex_cli.backbones.pipelines import PipelineBackbone, holding
 from apex_cli.backbones.sharing import shared
 from apex_cli.errors import UsageError
 from apex_cli.flow.condition import Cond
@@ -61,7 +61,7 @@ class Fast(PipelineBackbone):
         """A twin of `plain`; that one is not changed."""
         twin = cls.__new__(cls)
         twin.__dict__.update(plain.__dict__)
-        twin.times, twin.memory, twin.pipeline = None, PromptMemory(), copy.copy(plain.pipeline)
+        twin.times, twin.memory = None, PromptMemory()
         twin.network, twin.autoencoder = shared(plain.network), shared(plain.autoencoder)
         names = ["lora"] if adapters.merge(twin.network) else []
         with torch.no_grad():
@@ -69,7 +69,7 @@ class Fast(PipelineBackbone):
         held = {"transformer": twin.network, "vae": twin.autoencoder}
         if not isinstance(twin.text_encoder, nn.ModuleDict):
             held["text_encoder"] = twin.text_encoder
-        vars(twin.pipeline).update(held)  # past the pipeline's check of classes; what was folded away is not held
+        twin.pipeline = holding(plain.pipeline, **held)  # what was folded away is not held
         for part in twin.parts():
             part.requires_grad_(False).eval()
         return twin
@@ -77,8 +77,8 @@ class Fast(PipelineBackbone):
     def again(self) -> Self:
         """Another twin over the same tensors, whose network may be changed; before `make_static`."""
         made = copy.copy(self)
-        made.memory, made.network, made.pipeline = PromptMemory(), shared(self.network), copy.copy(self.pipeline)
-        vars(made.pipeline)["transformer"] = made.network
+        made.memory, made.network = PromptMemory(), shared(self.network)
+        made.pipeline = holding(self.pipeline, transformer=made.network)
         return made
 
     def fold(self, times: tuple[float, ...]) -> list[str]:

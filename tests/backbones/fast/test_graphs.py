@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from reruns import rerun
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from apex_cli.backbones.blocks import blocks
@@ -84,12 +85,6 @@ def test_one_graph_for_all_blocks_and_one_for_every_other_length(name, cases):
         torch.testing.assert_close(twin.velocity(x_t, t, cond), value, atol=1e-5, rtol=1e-5)
     assert len({cond.tokens.shape[1] for cond in conds}) >= 3
     assert len(made) <= GRAPHS[name]
-
-
-def rerun(function):
-    """`graphs.capture` for the CPU: the same memory on every run, as in a CUDA graph."""
-    answer = function()
-    return lambda: answer.copy_(function()), answer
 
 
 @pytest.mark.parametrize("name", ["qwen_image", "sana", "flux", "sd3", "zimage"])
