@@ -7,6 +7,7 @@ from guidance and is told one as an input, which is not the `guidance` of two ve
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -50,6 +51,8 @@ class Flux(ClipT5Backbone):
     def _velocity(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         size = (x_t.shape[2] // 2, x_t.shape[3] // 2)
         guidance = self.config.embedded_guidance
+        # (0, row, column) of each token, made on the device: a CUDA graph can copy nothing from the host.
+        places = (torch.arange(n, device=x_t.device, dtype=x_t.dtype) for n in size)
         with exact_time(self.network.time_text_embed, 1000 * t):
             packed = self.network(
                 hidden_states=pixel_unshuffle(x_t, 2).flatten(2).mT,
@@ -58,7 +61,7 @@ class Flux(ClipT5Backbone):
                 timestep=t,
                 guidance=None if guidance is None else t.new_full(t.shape, guidance),
                 txt_ids=cond.tokens.new_zeros(cond.tokens.shape[1], 3),
-                img_ids=self.pipeline._prepare_latent_image_ids(len(x_t), *size, x_t.device, x_t.dtype),
+                img_ids=torch.cartesian_prod(x_t.new_zeros(1), *places),
                 return_dict=False,
             )[0]
         return pixel_shuffle(packed.mT.unflatten(2, size), 2)

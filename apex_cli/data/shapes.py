@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ class ShapesData:
 
     def __init__(self, config: ShapesConfig):
         self.config = config
+        self.caption = cache(partial(caption, config.split, config.seed))
+        """Row -> its prompt, which every pass over the rows asks for again."""
         self.fingerprint = hashlib.sha256(f"shapes-7 {config.model_dump_json()}".encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -45,7 +48,7 @@ class ShapesData:
         return torch.tensor([answers(prompt) for prompt in self._captions(rows)])
 
     def _captions(self, rows: Sequence[int]) -> list[Prompt]:
-        return [caption(self.config.split, self.config.seed, int(row)) for row in rows]
+        return [self.caption(int(row)) for row in rows]
 
     def pixels(self, rows: Sequence[int]) -> Tensor:
         """[B, 3, H, W] in [-1, 1]."""

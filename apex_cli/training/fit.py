@@ -70,7 +70,7 @@ def _ladder(train: TrainConfig, first: Plan, real: str | None, adapts: bool) -> 
         yield {"micro_batch": 1}
     if adapts and "transformer" in first.parameters.trained and min(train.recomputed) < 1:
         yield {"gradient_checkpointing": 1.0}
-    if train.precision == "fp32":
+    if train.precision != "bf16":
         yield {"precision": "bf16"}
     if train.ema and real != "ema":
         yield {"ema": 0.0}

@@ -147,16 +147,17 @@ class Inputs:
         return tuple(self.latents[torch.as_tensor(rows[:1])].shape[1:])
 
     def batch(self, rows: list[int]) -> Batch:
-        """The rows of a micro-batch, as the objective asks for them, on the device that trains."""
-        device, needs = self.accelerator.device, self.needs
+        """The rows of a micro-batch, as the objective asks for them, on the host; prompts that a step reads itself are
+        where the text encoder is."""
+        needs = self.needs
         if needs.inputs == "pixels":
-            return Batch.of_pixels(self.data.pixels(rows).to(device), rows)
-        cond = self.cond(self.data.prompts(rows)).to(device)
+            return Batch.of_pixels(self.data.pixels(rows), rows)
+        cond = self.cond(self.data.prompts(rows))
         if needs.inputs == "answers":
-            return Batch(self.data.answers(rows).to(device), cond, ids=rows)
-        uncond = self.cond([""]).to(device).expand(len(rows)) if needs.uncond else None
-        x = self.latents[torch.as_tensor(rows)].to(device)
-        noise = self.data.noises(rows, x.shape[1:]).to(device) if needs.noise else None
+            return Batch(self.data.answers(rows), cond, ids=rows)
+        uncond = self.cond([""]).expand(len(rows)) if needs.uncond else None
+        x = self.latents[torch.as_tensor(rows)]
+        noise = self.data.noises(rows, x.shape[1:]) if needs.noise else None
         return Batch(x, cond, uncond, rows, noise)
 
     def cond(self, prompts: list[str]) -> Cond:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from apex_cli import __version__
 from apex_cli.backbones.compiling import compile_blocks
+from apex_cli.backbones.fast.graphs import mapped
 from apex_cli.data.ahead import ahead
 from apex_cli.errors import CheckpointError, NumericalError, Stopped, UsageError
 from apex_cli.flow.condition import Cond
@@ -80,6 +81,7 @@ class Trainer:
             raise UsageError(f"train.batch = {self.config.batch} cannot be shared by {ranks} ranks.", "Change either.")
         self.sharded = sharding.wanted(self.config, self.objective.needs, _ranks())
         set_seed(self.config.seed)
+        torch.set_float32_matmul_precision("high" if self.config.precision == "tf32" else "highest")
         self.accelerator = Accelerator(
             # Named, because without it accelerate runs torchrun's ranks on CPU as strangers.
             cpu=not torch.accelerator.is_available(),
@@ -155,15 +157,15 @@ class Trainer:
             return self.backbone.velocity(x_t, t, cond)
 
     def _ahead(self) -> Generator[Iterable[Micro]]:
-        """What each of the remaining steps reads; where a device computes, a little ahead of it."""
+        """What each of the remaining steps reads; beside CUDA a little ahead, in memory that it reads by itself."""
         steps = range(self.step, self.config.steps)
-        if self.accelerator.device.type == "cpu" or self.inputs.live:
+        if self.accelerator.device.type != "cuda" or self.inputs.live:
             yield from map(self._micros, steps)
         else:
-            yield from ahead(lambda step: list(self._micros(step)), steps, window=2, workers=1)
+            yield from ahead(lambda step: [_pinned(micro) for micro in self._micros(step)], steps, window=2, workers=1)
 
     def _micros(self, step: int) -> Iterator[Micro]:
-        """The micro-batches of this rank at `step`."""
+        """The micro-batches of this rank at `step`, on the host."""
         config, accelerator = self.config, self.accelerator
         rows = self.inputs.order.rows(step)
         shape = (config.batch, *self.inputs.latent_shape(rows))
@@ -174,7 +176,11 @@ class Trainer:
             batch = self.inputs.batch(rows[micro].tolist())
             if self.recorded is not None and self.backbone.masks_text:
                 batch = recorded.rounded(batch)
-            yield batch, {key: value[micro].to(accelerator.device) for key, value in draws.items()}
+            yield batch, {key: value[micro] for key, value in draws.items()}
+
+    def _placed(self, micro: Micro) -> Micro:
+        """On the device; what was pinned travels while the kernels before it run."""
+        return mapped(lambda tensor: tensor.to(self.accelerator.device, non_blocking=True), micro)
 
     def _share(self, batch: Batch) -> float:
         """Of a micro-batch in the mean over the global batch, times the number of ranks."""
@@ -198,7 +204,7 @@ class Trainer:
         replayed = None if measure else self.recorded  # a measured step is an ordinary one
         if replayed is not None:
             replayed.begin()
-        for batch, draws in self._micros(self.step) if micros is None else micros:
+        for batch, draws in map(self._placed, self._micros(self.step) if micros is None else micros):
             loss = replayed(batch, draws) if replayed is not None else self._backward(batch, draws, measure)
             measure = False
             finite.append((batch.ids, {name: part.detach().isfinite() for name, part in loss.parts.items()}))
@@ -370,6 +376,11 @@ class Trainer:
         self.state.load(folder)
         self.step = contract["step"]
         self.job.tell(f"Continues at step {self.step} of {self.config.steps}.")
+
+
+def _pinned(micro: Micro) -> Micro:
+    """In memory that CUDA reads by itself."""
+    return mapped(lambda tensor: tensor.contiguous().pin_memory(), micro)
 
 
 def _names(identity: dict[str, Any]) -> dict[str, Any]:

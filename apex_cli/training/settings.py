@@ -41,7 +41,9 @@ class TrainConfig(Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the weight average that is sampled and exported; 0 keeps none."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """fp32: all of it; tf32: float32 whose products a GPU rounds to 10 bits; bf16: products and what lies between them
+    in half precision, the trained weights in float32."""
     gradient_checkpointing: Share | tuple[Share, ...] = 0.0
     """Share of the transformer's blocks that are computed again in the backward and keep nothing: 0 none, 1 all. A list
     has one share for each forward with gradient of a step, in their order."""

@@ -77,7 +77,7 @@ class Replay:
         return answer
 
     def _record(self, arguments: tuple[Any, ...]) -> tuple[list[Tensor], Callable[[], Any], Any]:
-        own = copied(arguments)
+        own = mapped(_own, arguments)
         replay, answer = self.capture(lambda: self.function(*own))
         return tensors(own), replay, answer
 
@@ -93,14 +93,19 @@ def tensors(value: Any) -> list[Tensor]:
     return [x for part in value for x in tensors(part)] if isinstance(value, tuple) else []
 
 
-def copied(value: Any) -> Any:
-    """The same of tensors in memory of their own."""
+def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The same with `function(tensor)` in place of each tensor."""
     if isinstance(value, Tensor):
-        return value.clone(memory_format=torch.contiguous_format)
+        return function(value)
     if isinstance(value, tuple):
-        return tuple(map(copied, value))
+        return tuple(mapped(function, part) for part in value)
     if isinstance(value, dict):
-        return {name: copied(part) for name, part in value.items()}
+        return {name: mapped(function, part) for name, part in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **copied(vars(value)))
+        return replace(value, **mapped(function, vars(value)))
     return value
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The same numbers in memory of their own."""
+    return tensor.clone(memory_format=torch.contiguous_format)

@@ -55,7 +55,8 @@ class PrefixedReader(nn.Module):
         from transformers import DynamicCache
 
         before = [layer.expand(-1, len(ids), -1, -1, -1).unbind() for layer in self.kept]
-        cache = DynamicCache(ddp_cache_data=before, config=self.model.config)
+        # Not told of windows, which are far longer than a prompt: layers that slide copy their width from the host.
+        cache = DynamicCache(ddp_cache_data=before)
         return self.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
 
     def whole(self, ids: Tensor) -> Tensor:

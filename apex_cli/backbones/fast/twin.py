@@ -112,8 +112,9 @@ class Fast(PipelineBackbone):
         to make the shapes few. After `to`, which would leave the graphs without their memory."""
         self._velocity = graphs.Replay(self._velocity, capture)
         self.decode = graphs.Replay(self.decode, capture)
-        if isinstance(self.text_encoder, PrefixedReader):
-            self.text_encoder.forward = graphs.Replay(self.text_encoder.forward, capture)
+        reader = self.text_encoder  # shared with twins that were made by `again`
+        if isinstance(reader, PrefixedReader) and not isinstance(reader.forward, graphs.Replay):
+            reader.forward = graphs.Replay(reader.forward, capture)
 
     def compile(self) -> None:
         """Compile the blocks of the transformer; see compiling.py."""

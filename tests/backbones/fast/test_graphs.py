@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 import torch
 from reruns import rerun
@@ -9,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from apex_cli.backbones.blocks import blocks
 from apex_cli.backbones.fast import graphs
-from apex_cli.backbones.fast.twin import make
+from apex_cli.backbones.fast.twin import TWINS, make
 
 TIMES = (1.0, 0.6)
 CEILING = {"qwen_image": (77, 71), "sana": (49, 39)}
@@ -36,6 +38,21 @@ class Operations(TorchDispatchMode):
         returned = func._schema.returns
         self.count += not (returned and returned[0].alias_info and not returned[0].alias_info.is_write)
         return func(*args, **(kwargs or {}))
+
+
+class HostReads(TorchDispatchMode):
+    """Finds copies from one device to another, which a CUDA graph cannot record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        answer = func(*args, **(kwargs or {}))
+        copies = {torch.ops.aten._to_copy.default: 0, torch.ops.aten.copy_.default: 1}
+        if func in copies and args[copies[func]].device != answer.device:
+            self.found.append("".join(traceback.format_stack(limit=6)))
+        return answer
 
 
 def operations(model, case) -> int:
@@ -100,6 +117,42 @@ def test_replayed_shapes_give_the_same_pictures(name, cases):
         torch.testing.assert_close(static.decode(found), eager.decode(expected), atol=1e-5, rtol=1e-5)
     assert len(static.decode.records) == 1
     assert name == "zimage" or len(static._velocity.records) == 1
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_what_is_recorded_reads_nothing_from_the_host(name, build):
+    """On the meta device a number that is read raises, as it does while CUDA records; copies are looked for."""
+    meta = torch.device("meta")
+    twin = make(name, build(name), TIMES)
+    twin.make_static(rerun)
+    cond = twin.encode_prompts(["a red cube", "two blue stars"]).to(meta)
+    for part in twin.parts():
+        part.to(meta)
+    x_t, t = torch.empty(2, *twin.latent_shape, device=meta), torch.ones(2, device=meta)
+    ids = torch.zeros(2, graphs.STEP, dtype=torch.long, device=meta)
+    calls = [
+        (twin.decode, (x_t,)),
+        (twin._velocity, (x_t, t, cond)),
+        (getattr(twin.text_encoder, "forward", None), (ids,)),
+    ]
+    recorded = [(replay.function, arguments) for replay, arguments in calls if isinstance(replay, graphs.Replay)]
+    for function, arguments in recorded:
+        function(*arguments)  # the runs before the recording fill caches
+        with HostReads() as reads:
+            function(*arguments)
+        assert not reads.found
+    assert len(recorded) == {"qwen_image": 3, "sana": 3, "zimage": 1}.get(name, 2)
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "sana"])
+def test_twins_of_one_text_encoder_record_it_once(name, build):
+    """A recording inside a recording is refused by CUDA."""
+    first = make(name, build(name), TIMES)
+    second = first.again()
+    for twin in (first, second):
+        twin.make_static(rerun)
+    assert first.text_encoder is second.text_encoder
+    assert not isinstance(first.text_encoder.forward.function, graphs.Replay)
 
 
 def test_a_shape_is_recorded_once_and_the_oldest_goes():
