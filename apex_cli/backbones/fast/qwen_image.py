@@ -25,7 +25,8 @@ class FastQwenImage(Fast, QwenImage):
         language_model = self.text_encoder.model.language_model
         prefix = self.pipeline.tokenizer.encode(self.pipeline.prompt_template_encode.partition("{}")[0])
         self.text_encoder = PrefixedReader(language_model, prefix)
-        for name, values in zip(("mean", "std"), self._statistics(self.network.proj_out.weight.float()), strict=True):
+        like = self.autoencoder.post_quant_conv.weight
+        for name, values in zip(("mean", "std"), self._statistics(like), strict=True):
             self.autoencoder.register_buffer(name, values, persistent=False)
         self.times = times
         return ["modulation", "projections", "frame", "prefix"]
