@@ -9,13 +9,9 @@ for all its forms: it is what floors without a device are computed for.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from apex_cli.errors import UsageError
 from apex_cli.mistakes import did_you_mean, nearest
-
-if TYPE_CHECKING:
-    import torch
 
 GB = 10**9
 TFLOPS = 1e12
@@ -33,10 +29,9 @@ class Gpu:
     fp32: float
     bandwidth: float
 
-    def rate(self, dtype: torch.dtype) -> float:
-        import torch
-
-        return self.bf16 if dtype == torch.bfloat16 else self.fp32
+    def rate(self, precision: str) -> float:
+        """FLOP/s of `train.precision`; in tf32, on every card of the table, half of bf16."""
+        return {"bf16": self.bf16, "tf32": self.bf16 / 2, "fp32": self.fp32}[precision]
 
     @property
     def family(self) -> str:

@@ -189,7 +189,7 @@ def show(found: dict[str, Any]) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rate = gpus.find(options.gpu).rate(torch.bfloat16) if options.gpu else matmul_rate(torch.bfloat16)
+    rate = gpus.find(options.gpu).rate("bf16") if options.gpu else matmul_rate(torch.bfloat16)
     model = Headless(TINY if options.tiny else Size(), device)
     rows = [row(model, kind, micro, options, rate) for micro in options.micro_batch for kind in KINDS]
     return {

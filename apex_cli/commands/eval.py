@@ -58,7 +58,7 @@ def evaluate(
     n: Annotated[int | None, typer.Option("--n", help="Images per prompt.  [default: the suite's]")] = None,
     prompts: Annotated[int | None, typer.Option(help="Only so many prompts, spread over the tasks.")] = None,
     seed: Annotated[int, typer.Option(help="Image k of prompt i depends on (seed, i n + k), so on --n too.")] = 0,
-    batch: Annotated[int, typer.Option(help="Images per forward; does not change the images.")] = 32,
+    batch: Annotated[int, typer.Option(help="Images per forward; they are the same but for rounding.")] = 32,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Worker I of N, from 1/N to N/N, on one storage.  [default: torchrun's rank]"),

@@ -195,12 +195,7 @@ class StockPipeline(Painter):
     def unusual(self) -> list[str]:
         return [f"{self.baseline.resolution}px"] if self.baseline.resolution else []
 
-    def draw(self, requests: Sequence[Request], batch: int) -> Iterator[tuple[np.ndarray, float]]:
-        for start in range(0, len(requests), batch):
-            chunk = requests[start : start + batch]
-            yield from self._draw(chunk)
-
-    def _draw(self, requests: Sequence[Request]) -> Iterator[tuple[np.ndarray, float]]:
+    def draw(self, requests: Sequence[Request]) -> Iterator[tuple[np.ndarray, float]]:
         import torch
 
         generators = [generator(request.seed, request.index) for request in requests]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ class Painter(typing.Protocol):
         """What of its settings should stand in the name of a folder."""
         ...
 
-    def draw(self, requests: Sequence[Request], batch: int) -> Iterator[tuple[np.ndarray, float]]:
-        """Pixels uint8 [H, W, 3] and counted evaluations of each; a picture depends on its request alone."""
+    def draw(self, requests: Sequence[Request]) -> Iterator[tuple[np.ndarray, float]]:
+        """Pixels uint8 [H, W, 3] and counted evaluations of each, all in one batch; a picture depends on its request
+        alone, but for the last bits of its sums, which depend on the batch it is in."""
         ...
 
 
@@ -82,8 +83,8 @@ class Checkpoint:
         sampler = [sample.sampler] * (sample.sampler != "renoise")
         return sampler + [f"guidance{sample.guidance:g}"] * (sample.guidance != 1)
 
-    def draw(self, requests: Sequence[Request], batch: int) -> Iterator[tuple[np.ndarray, float]]:
-        for sample in generate(self.model.backbone, self.model.sample, requests, batch):
+    def draw(self, requests: Sequence[Request]) -> Iterator[tuple[np.ndarray, float]]:
+        for sample in generate(self.model.backbone, self.model.sample, requests, len(requests)):
             yield sample.pixels, sample.nfe
 
 
@@ -121,16 +122,24 @@ def drawings(folder: Path, chosen: Sequence[tuple[int, Item]], n: int, seed: int
     ]
 
 
-def paint(painter: Painter, missing: Sequence[Drawing], batch: int, folder: Path, shard: Shard) -> Iterator[int]:
-    """Draw what is missing; yields how many are done. A picture is on disk before its line in `drawn.jsonl` is."""
+def paint(
+    painter: Painter, batches: Iterable[Sequence[Drawing]], have: Container[Path], folder: Path, shard: Shard
+) -> Iterator[int]:
+    """Draw all that `have` lacks; yields how many are done. A picture is on disk before its line in `drawn.jsonl` is.
+
+    A batch is drawn whole, so that every picture has the same neighbours, and the same bits, on every way to it.
+    """
     ledger = Ledger(folder, "drawn", shard)
     done = 0
-    for start in range(0, len(missing), batch):
-        chunk = missing[start : start + batch]
+    for batch in batches:
+        if all(drawing.path in have for drawing in batch):
+            continue
         began = time.perf_counter()
-        made = list(painter.draw([drawing.request for drawing in chunk], batch))
-        seconds = (time.perf_counter() - began) / len(chunk)
-        for drawing, (pixels, nfe) in zip(chunk, made, strict=True):
+        made = list(painter.draw([drawing.request for drawing in batch]))
+        seconds = (time.perf_counter() - began) / len(batch)
+        for drawing, (pixels, nfe) in zip(batch, made, strict=True):
+            if drawing.path in have:
+                continue
             _save(drawing, pixels)
             request = drawing.request
             facts = {"index": request.index, "seed": request.seed, "nfe": nfe, "seconds": seconds}

@@ -36,6 +36,7 @@ from apex_cli.evaluation.observations import Store, observe, open_stores
 from apex_cli.evaluation.painters import Drawing
 from apex_cli.evaluation.pictures import Collection, File, Inspector
 from apex_cli.evaluation.records import Flaw, ImageRecord, Report, Result, Setting, Subject, write_records, write_whole
+from apex_cli.generation import chunks
 from apex_cli.generation.diversity import diversity as diversity_of
 from apex_cli.records import Progress
 
@@ -117,11 +118,11 @@ def _drawings(job: Job) -> list[Drawing]:
 def _draw(job: Job) -> Iterator[Progress]:
     if isinstance(job.source, Path):
         return
-    have = painters.drawn(job.folder)
+    rows = painters.drawn(job.folder)
     own = [drawing for drawing in _drawings(job) if _is_mine(job, drawing.item.id, drawing.k)]
-    missing = [d for d in own if (d.item.id, d.k) not in have or not d.path.is_file()]
-    for done in painters.paint(job.source, missing, job.config.batch, job.folder, job.shard):
-        yield Progress("draw", len(own) - len(missing) + done, len(own))
+    have = {drawing.path for drawing in own if (drawing.item.id, drawing.k) in rows and drawing.path.is_file()}
+    for done in painters.paint(job.source, chunks(own, job.config.batch), have, job.folder, job.shard):
+        yield Progress("draw", len(have) + done, len(own))
 
 
 def _slots(job: Job) -> tuple[dict[tuple[str, int], File], list[Flaw]]:
@@ -153,7 +154,8 @@ def _collect(job: Job) -> Collection:
 
 
 def _is_mine(job: Job, item: str, k: int) -> bool:
-    return (job.places[item] * job.n + k) % job.shard.count == job.shard.index
+    """Shards take whole batches in turn."""
+    return (job.places[item] * job.n + k) // job.config.batch % job.shard.count == job.shard.index
 
 
 def _is_unfinished(job: Job, there: Collection, stores: Mapping[str, Mapping[str, Store]]) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from apex_cli.errors import UsageError
 from apex_cli.generation.settings import SampleConfig
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from apex_cli.backbones.base import Backbone
     from apex_cli.flow.condition import Cond
     from apex_cli.flow.guidance import Rescale
+
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,9 @@ class CountedVelocity:
         return guided(velocity, empty, self.guidance, self.rescale, self.backbone.patch)
 
 
-def chunks(requests: Iterable[Request], batch: int) -> Iterator[list[Request]]:
+def chunks(items: Iterable[Item], batch: int) -> Iterator[list[Item]]:
     """`batch` at a time; no more of them are asked for than that."""
-    rest = iter(requests)
+    rest = iter(items)
     while some := list(islice(rest, batch)):
         yield some
 

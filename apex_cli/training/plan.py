@@ -184,7 +184,7 @@ def _sample_bytes(bench: Bench, config: TrainConfig) -> int:
 
 def _duration(flops: float, config: TrainConfig, mfu: float, gpu: Gpu | None) -> Duration:
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    rate = matmul_rate(dtype) if gpu is None else gpu.rate(dtype)
+    rate = matmul_rate(dtype) if gpu is None else gpu.rate(config.precision)
     step = flops / (rate * mfu)
     return Duration(rate, mfu, step, step * config.steps)
 

@@ -109,23 +109,23 @@ def test_every_recipe_is_tested_and_named_as_in_the_published_table():
 def test_a_recipe_draws(name, tiny):
     recipe = tiny(name)
     painter = StockPipeline(recipe)
-    drawn = list(painter.draw(REQUESTS[:2], 2))
+    drawn = list(painter.draw(REQUESTS[:2]))
     assert [nfe for _, nfe in drawn] == [painter.nfe] * 2
     assert all(pixels.dtype == np.uint8 and pixels.shape == (recipe.resolution,) * 2 + (3,) for pixels, _ in drawn)
     assert (drawn[0][0] != drawn[1][0]).any()
-    ((again, _),) = painter.draw(REQUESTS[1:2], 1)
+    ((again, _),) = painter.draw(REQUESTS[1:2])
     assert np.abs(again.astype(int) - drawn[1][0]).max() <= 1
 
 
 def test_the_seed_and_index_decide_the_noise(tiny):
-    first, _, third = StockPipeline(tiny("flux-schnell")).draw(REQUESTS, 3)
+    first, _, third = StockPipeline(tiny("flux-schnell")).draw(REQUESTS)
     assert (first[0] != third[0]).any()
 
 
 def test_flux_is_the_call_of_its_model_card(tiny, folders):
     from diffusers import FluxPipeline
 
-    ((ours, _),) = StockPipeline(tiny("flux-schnell")).draw(REQUESTS[:1], 1)
+    ((ours, _),) = StockPipeline(tiny("flux-schnell")).draw(REQUESTS[:1])
     card = FluxPipeline.from_pretrained(folders("flux"))
     card.set_progress_bar_config(disable=True)
     made = card(
@@ -143,7 +143,7 @@ def test_flux_is_the_call_of_its_model_card(tiny, folders):
 
 def test_dmd2_steps_along_its_own_times(tiny):
     painter = StockPipeline(tiny("sdxl-dmd2"))
-    list(painter.draw(REQUESTS[:1], 1))
+    list(painter.draw(REQUESTS[:1]))
     assert type(painter.pipeline.scheduler).__name__ == "LCMScheduler"
     assert painter.pipeline.scheduler.timesteps.tolist() == [999, 749, 499, 249]
 
@@ -157,7 +157,7 @@ def test_one_step_of_dmd_is_the_clean_prediction_of_its_time(name, time, tiny):
     part.register_forward_hook(lambda _, args, out: heard.append((args, out[0])))
     decode, shown = painter.pipeline.vae.decode, []
     painter.pipeline.vae.decode = lambda z, *a, **k: (shown.append(z), decode(z, *a, **k))[1]
-    list(painter.draw(REQUESTS[:1], 1))
+    list(painter.draw(REQUESTS[:1]))
     ((args, said),) = heard
     scheduler = painter.pipeline.scheduler
     a = scheduler.alphas_cumprod[time]
@@ -173,7 +173,7 @@ def test_twinflow_asks_for_the_end_and_renoises(tiny):
     network.transformer_blocks[0].register_forward_pre_hook(
         lambda _, args, named: heard.append(named.get("temb", args[3] if len(args) > 3 else None)), with_kwargs=True
     )
-    list(painter.draw(REQUESTS[:1], 1))
+    list(painter.draw(REQUESTS[:1]))
     assert painter.pipeline.scheduler.sigmas.tolist() == pytest.approx([0.999, 0.6, 0])
     first, second = network.time_text_embed, network.time_text_embed_2
     with torch.no_grad():
@@ -196,7 +196,7 @@ def test_weights_that_the_user_has_to_name(name):
 
 def test_lightning_has_a_time_shift_of_three_at_any_size(tiny):
     painter = StockPipeline(tiny("qwen-image-lightning"))
-    list(painter.draw(REQUESTS[:1], 1))
+    list(painter.draw(REQUESTS[:1]))
     even = torch.linspace(1, 1 / 4, 4)
     assert painter.pipeline.scheduler.sigmas[:-1] == pytest.approx(3 * even / (1 + 2 * even), abs=1e-4)
 
@@ -204,13 +204,13 @@ def test_lightning_has_a_time_shift_of_three_at_any_size(tiny):
 def test_a_lora_changes_the_picture(tiny):
     with_lora = StockPipeline(tiny("sdxl-pcm"))
     without = StockPipeline(with_lora.baseline.model_copy(update={"lora": None}))
-    assert (next(with_lora.draw(REQUESTS[:1], 1))[0] != next(without.draw(REQUESTS[:1], 1))[0]).any()
+    assert (next(with_lora.draw(REQUESTS[:1]))[0] != next(without.draw(REQUESTS[:1]))[0]).any()
 
 
 def test_nfe_counts_guidance_twice(tiny):
     guided = tiny("qwen-image").with_nfe(4)
     assert guided.steps == 2
-    assert next(StockPipeline(guided).draw(REQUESTS[:1], 1))[1] == 4
+    assert next(StockPipeline(guided).draw(REQUESTS[:1]))[1] == 4
 
 
 @pytest.mark.parametrize(("name", "nfe"), [("qwen-image", 3), ("sdxl-dmd2", 1), ("sdxl-pcm", 4)])
@@ -227,7 +227,7 @@ def test_sana_sprint_takes_an_intermediate_time_at_two_steps_only():
 
 def test_any_folder_is_drawn_at_its_own_defaults(folders):
     recipe = find(str(folders("flux")), {"steps": 1, "dtype": "fp32", "resolution": 16})
-    assert next(StockPipeline(recipe).draw(REQUESTS[:1], 1))[1] == 1
+    assert next(StockPipeline(recipe).draw(REQUESTS[:1]))[1] == 1
 
 
 def test_hub_ids_find_their_recipe_and_settings_go_deep():
@@ -257,7 +257,7 @@ def test_pickles_are_not_opened(folders, tmp_path):
     folder = Path(shutil.copytree(folders("flux"), tmp_path / "copy"))
     (folder / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"")
     with pytest.raises(CheckpointError, match="pickle"):
-        next(StockPipeline(find(str(folder), {"steps": 1})).draw(REQUESTS[:1], 1))
+        next(StockPipeline(find(str(folder), {"steps": 1})).draw(REQUESTS[:1]))
 
 
 def test_the_weights_are_part_of_the_identity(folders):

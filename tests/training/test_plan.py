@@ -159,6 +159,12 @@ def test_a_hub_model_that_is_not_cached(tmp_path, monkeypatch):
     assert "hf download nobody/nothing" in told.value.remedy
 
 
+@pytest.mark.parametrize(("precision", "tera"), [("fp32", 19.5), ("tf32", 156), ("bf16", 312)])
+def test_a_step_is_timed_at_the_rate_of_its_precision(tmp_path, precision, tera):
+    read = recipe.load(write_recipe(tmp_path / "r.toml", train={**recipe_train(), "precision": precision}))
+    assert build.plan(read, mfu=0.5, gpu="a100-80gb").duration.rate == tera * 1e12
+
+
 def test_ranks_share_the_batch(tmp_path):
     read = recipe.load(write_recipe(tmp_path / "r.toml", train={**recipe_train(), "micro_batch": 2}))
     with pytest.raises(UsageError, match="cannot be shared by 3 ranks"):

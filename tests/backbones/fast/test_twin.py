@@ -72,6 +72,14 @@ def test_bf16_differs_by_its_own_rounding_only(name, build):
         assert -10 * error.square().mean().log10() >= 40
 
 
+def test_an_autoencoder_in_half_precision_decodes_in_it(build):
+    """As that of random full-size weights is; those that are loaded stay in float32."""
+    plain = build("qwen_image")
+    plain.autoencoder.to(torch.bfloat16)
+    twin, latents = make("qwen_image", plain, TIMES), torch.randn(2, *plain.latent_shape)
+    torch.testing.assert_close(twin.decode(latents), plain.decode(latents), atol=0.05, rtol=0.05)
+
+
 def test_adapters_are_merged_and_the_plain_backbone_keeps_its_own(build):
     plain = build("qwen_image")
     lora.add(plain.network, LoraSettings(rank=4, alpha=6.0), plain.lora_targets, seed=0)
