@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import timedelta
+from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
@@ -200,36 +201,39 @@ class Trainer:
         config, accelerator = self.config, self.accelerator
         measure = self.step % config.telemetry_every == 0
         sums: dict[str, Tensor] = {}
-        finite: list[tuple[Sequence, dict[str, Tensor]]] = []
+        terms: list[tuple[Sequence, dict[str, Tensor]]] = []
         replayed = None if measure else self.recorded  # a measured step is an ordinary one
         if replayed is not None:
             replayed.begin()
         for batch, draws in map(self._placed, self._micros(self.step) if micros is None else micros):
             loss = replayed(batch, draws) if replayed is not None else self._backward(batch, draws, measure)
             measure = False
-            finite.append((batch.ids, {name: part.detach().isfinite() for name, part in loss.parts.items()}))
+            terms.append((batch.ids, {name: part.detach().clone() for name, part in loss.parts.items()}))
             self.telemetry.watch(loss)
             for name, value in {"loss": loss.total, **loss.parts}.items():
                 sums[name] = sums.get(name, 0) + value.detach() * self._share(batch)
-        self._check(finite)
         self.trained.reduce()
         if accelerator.num_processes > 1:
             sums = {name: cast(Tensor, accelerator.reduce(value, "mean")) for name, value in sums.items()}
-        norm = self.trained.clip(config.clip)
-        if not torch.isfinite(torch.tensor(norm)):
-            raise self._not_finite("The gradient", self.inputs.order.rows(self.step).tolist())
+        norm = self.trained.norm()
+        values = self._look(terms, {"norm": norm, **sums})
+        self.trained.clip(norm, config.clip)
         self.state.advance()
         self.step += 1
-        values = {name: float(value) for name, value in sums.items()}
-        return values.pop("loss"), values, norm
+        return values.pop("loss"), values, values.pop("norm")
 
-    def _check(self, finite: list[tuple[Sequence, dict[str, Tensor]]]) -> None:
-        """Raise for the first term that was not finite, with the rows of its forward. All forwards of a step are looked
-        at together: each look waits for the device."""
-        flags = torch.stack([torch.stack(list(terms.values())) for _, terms in finite]).tolist()
-        for (rows, terms), good in zip(finite, flags, strict=True):
-            for name in [name for name, fine in zip(terms, good, strict=True) if not fine][:1]:
+    def _look(self, terms: list[tuple[Sequence, dict[str, Tensor]]], facts: dict[str, Tensor]) -> dict[str, float]:
+        """`facts` as numbers; raises for the first term that was not finite, with the rows of its forward, or for the
+        gradient. One look at all of it: each waits for the device."""
+        parts = [(name, rows, value) for rows, found in terms for name, value in found.items()]
+        looked = torch.stack([value.float() for value in (*facts.values(), *(value for *_, value in parts))]).tolist()
+        for (name, rows, _), value in zip(parts, looked[len(facts) :], strict=True):
+            if not isfinite(value):
                 raise self._not_finite(f"The term '{name}'", list(rows))
+        values = dict(zip(facts, looked, strict=False))
+        if not isfinite(values["norm"]):
+            raise self._not_finite("The gradient", self.inputs.order.rows(self.step).tolist())
+        return values
 
     def _not_finite(self, what: str, rows: list) -> NumericalError:
         return NumericalError(

@@ -52,11 +52,9 @@ class Trained:
         square = cast(Tensor, self.accelerator.reduce(square, "sum"))
         return (square + norm.to(square).square()).sqrt()
 
-    def clip(self, limit: float) -> float:
-        """Shorten the gradients to `limit`; returns the norm they had."""
-        norm = self.norm()
+    def clip(self, norm: Tensor, limit: float) -> None:
+        """Shorten the gradients, which have the norm `norm`, to `limit`."""
         clip_grads_with_norm_(self.params.values(), limit, norm)
-        return float(norm)
 
     def norm_of(self, loss: Tensor) -> float:
         """Norm of the gradient of `loss` alone, by a backward that keeps the graph; there must be no gradient yet."""
