@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 
 def python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_libraries_that_look_at_torchvision_import_after_apex():
     code = (
         "import apex_cli, torchvision, open_clip, torch_fidelity, torchmetrics.image.fid\n"

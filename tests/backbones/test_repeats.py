@@ -71,6 +71,7 @@ def both(made: Bench, objective, accumulate: bool, monkeypatch) -> tuple[StepCos
     return shallow, made.cost(objective, accumulate), forward, made.forward(objective)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "case"),
     [

@@ -169,6 +169,7 @@ def test_accumulation_over_a_bucket_equals_one_batch(tmp_path, sources):
     np.testing.assert_allclose(_losses(metrics(tmp_path / "parts")), _losses(metrics(tmp_path / "whole")), rtol=3e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.timeout(1800)
 def test_two_ranks_see_what_one_sees(tmp_path, sources):

@@ -172,6 +172,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_torchrun_shares_one_evaluation(tmp_path):
     """Two real processes and the shipped student, against one process."""
