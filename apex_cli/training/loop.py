@@ -201,14 +201,14 @@ class Trainer:
         config, accelerator = self.config, self.accelerator
         measure = self.step % config.telemetry_every == 0
         sums: dict[str, Tensor] = {}
-        terms: list[tuple[Sequence, dict[str, Tensor]]] = []
+        terms: list[tuple[str, Sequence, Tensor]] = []
         replayed = None if measure else self.recorded  # a measured step is an ordinary one
         if replayed is not None:
             replayed.begin()
         for batch, draws in map(self._placed, self._micros(self.step) if micros is None else micros):
             loss = replayed(batch, draws) if replayed is not None else self._backward(batch, draws, measure)
             measure = False
-            terms.append((batch.ids, {name: part.detach().clone() for name, part in loss.parts.items()}))
+            terms += [(name, batch.ids, part.detach().clone()) for name, part in loss.parts.items()]
             self.telemetry.watch(loss)
             for name, value in {"loss": loss.total, **loss.parts}.items():
                 sums[name] = sums.get(name, 0) + value.detach() * self._share(batch)
@@ -222,15 +222,15 @@ class Trainer:
         self.step += 1
         return values.pop("loss"), values, values.pop("norm")
 
-    def _look(self, terms: list[tuple[Sequence, dict[str, Tensor]]], facts: dict[str, Tensor]) -> dict[str, float]:
-        """`facts` as numbers; raises for the first term that was not finite, with the rows of its forward, or for the
-        gradient. One look at all of it: each waits for the device."""
-        parts = [(name, rows, value) for rows, found in terms for name, value in found.items()]
-        looked = torch.stack([value.float() for value in (*facts.values(), *(value for *_, value in parts))]).tolist()
-        for (name, rows, _), value in zip(parts, looked[len(facts) :], strict=True):
+    def _look(self, terms: list[tuple[str, Sequence, Tensor]], facts: dict[str, Tensor]) -> dict[str, float]:
+        """`facts` as numbers; raises for the first of `terms` (name, rows of its forward, value) that is not finite, or
+        for the gradient. One look at all of it: each waits for the device."""
+        asked = [*facts.values(), *(term for *_, term in terms)]
+        looked = iter(torch.stack([value.float() for value in asked]).tolist())
+        values = {name: next(looked) for name in facts}
+        for (name, rows, _), value in zip(terms, looked, strict=True):
             if not isfinite(value):
                 raise self._not_finite(f"The term '{name}'", list(rows))
-        values = dict(zip(facts, looked, strict=False))
         if not isfinite(values["norm"]):
             raise self._not_finite("The gradient", self.inputs.order.rows(self.step).tolist())
         return values
