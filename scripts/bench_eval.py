@@ -79,9 +79,7 @@ def judge_effnet(folder: Path) -> Judge:
 
 
 def judge_inception(folder: Path) -> Judge:
-    return features(
-        Extractor({"network": "inception"}, lambda pixels: resizing.sana(pixels, 512), lambda: inception.inception())
-    )
+    return features(Extractor({"network": "inception"}, lambda pixels: resizing.sana(pixels, 512), random_inception))
 
 
 def judge_clip(folder: Path) -> Judge:
@@ -111,6 +109,15 @@ def judge_ocr(folder: Path) -> Judge:
 
 
 JUDGES = {"effnet": judge_effnet, "ocr": judge_ocr, "clip": judge_clip, "inception": judge_inception}
+
+
+def random_inception() -> nn.Module:
+    """With weights that keep the size of what passes: those of torch let it fade through so many layers to nothing."""
+    network = inception.inception()
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+    return network
 
 
 def random_clip(folder: Path, **towers: Any) -> Path:

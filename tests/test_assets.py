@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apex_cli.backbones.folders import ASSETS
+from apex_cli.backbones.folders import ASSETS, locate, named
 from apex_cli.build import SHIPPED_STUDENT, load_model, load_teacher
 from apex_cli.generation import Request, generate
 from apex_cli.training import checkpoint
@@ -24,6 +24,11 @@ def test_complete_and_free_of_local_paths(folder: Path) -> None:
     contract = json.loads((folder / "contract.json").read_text())
     assert contract["backbone"]["config"]["path"] is None
     assert contract["base"] in (None, "assets:shapes_teacher")
+
+
+def test_a_shipped_model_is_called_by_its_name_and_any_other_by_its_folder(tmp_path: Path) -> None:
+    assert named(Path(locate(SHIPPED_STUDENT))) == SHIPPED_STUDENT
+    assert named(tmp_path) == str(tmp_path)
 
 
 def test_one_evaluation_draws_red_cubes_as_well_as_the_teacher_draws_them_with_fifty() -> None:

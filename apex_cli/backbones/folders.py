@@ -26,6 +26,11 @@ def locate(path: str) -> str:
     raise SetupError(f"The model folder '{path}' does not exist.", "Give a diffusers pipeline folder or a hub id.")
 
 
+def named(folder: Path) -> str:
+    """What people call a model's folder: `assets:NAME` if it ships with apex, else its path."""
+    return f"assets:{folder.name}" if folder.parent == ASSETS else str(folder)
+
+
 def commit(hub_id: str, revision: str | None = None) -> str | None:
     """The commit of a hub repository that `revision` (the main branch without one) means in the local cache; None if
     the repository is not there."""

@@ -45,9 +45,10 @@ def save_all(made: Iterable[Sample], out: Path, model: Model, pixels: bool) -> l
 def _facts(model: Model) -> dict[str, str]:
     """What the metadata says of a model."""
     from apex_cli import __version__
+    from apex_cli.backbones.folders import named
 
     return {
-        "checkpoint": str(model.source),
+        "checkpoint": named(model.source),
         "recipe": str(model.contract["recipe"]),
         "software": f"apex {__version__}",
     }

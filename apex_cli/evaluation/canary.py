@@ -53,7 +53,7 @@ def answers(
     if not np.isfinite(together).all():
         raise SetupError("The extractor is broken: its features of known pictures are not finite.", REMEDY)
     spread = np.linalg.norm(together - together.mean(0))
-    if spread < 1e-6 * np.linalg.norm(together):
+    if spread <= 1e-6 * np.linalg.norm(together):
         raise SetupError("The extractor is broken: it cannot tell known pictures apart.", REMEDY)
     if np.linalg.norm(alone[0] - together[0]) > TOLERANCE * spread:
         raise SetupError("The extractor is broken: a known picture looks different in another batch.", REMEDY)

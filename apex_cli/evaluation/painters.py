@@ -66,7 +66,7 @@ class Checkpoint:
     def subject(self) -> Subject:
         model = self.model
         return Subject(
-            source=str(model.source),
+            source=folders.named(model.source),
             weights=weights_hash(model.source),
             contract=dict(model.contract),
             sample=model.sample.model_dump(mode="json"),
