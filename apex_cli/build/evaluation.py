@@ -17,7 +17,7 @@ def protocols(names: Sequence[str], changes: dict[str, dict[str, Any]]) -> list[
     from pydantic import ValidationError
 
     made = []
-    for name in dict.fromkeys(names):
+    for name in names:
         kind = resolve("protocol", name)
         try:
             made.append(kind(kind.Config(**changes.get(name, {}))))
@@ -28,6 +28,17 @@ def protocols(names: Sequence[str], changes: dict[str, dict[str, Any]]) -> list[
     if strange := changes.keys() - set(names):
         raise UsageError(f"--set {sorted(strange)[0]}: not a suite of this evaluation.", f"Suites: {', '.join(names)}.")
     return made
+
+
+def required(given: str, suites: Sequence[str], protocols: Sequence[Any]) -> list[str]:
+    """The names of the protocols that --require means: by suite, by protocol, or `fid` for every `fid@...`."""
+    called = {p.name: {suite, suite.partition("@")[0], p.name} for suite, p in zip(suites, protocols, strict=True)}
+    wanted = [name.strip() for name in given.split(",") if name.strip()]
+    for name in wanted:
+        if not any(name in names for names in called.values()):
+            told = f"--require {name}: not a suite of this evaluation."
+            raise UsageError(told, f"Suites: {', '.join(suites)}.")
+    return [protocol for protocol, names in called.items() if names & set(wanted)]
 
 
 def source(ckpt: str | None, home: Path | None) -> Any:

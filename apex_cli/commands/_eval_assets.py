@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_cli.commands._ui import Json, emit, say, stderr, table
+from apex_cli.commands._progress import drawn
+from apex_cli.commands._ui import Json, emit, say, table
 
 if TYPE_CHECKING:
     from apex_cli.evaluation.assets import Asset
@@ -34,7 +34,7 @@ def prepare(
     if pack is not None:
         if not here:
             raise SetupError("There is nothing to pack: no file is here.", "Run the commands that `prepare` lists.")
-        _drive(bundle.pack(here, pack))
+        list(drawn(bundle.pack(here, pack)))
     if as_json:
         emit(
             {
@@ -118,7 +118,7 @@ def bring_in(
     from apex_cli.evaluation import bundle
 
     known = {need.id: need for need in _needs(["all"]).values() if hasattr(need, "locate")}
-    written = _drive(bundle.unpack(archive, known))
+    (written,) = drawn(bundle.unpack(archive, known))
     if as_json:
         emit({"files": [str(path) for path in written]})
         return
@@ -145,24 +145,10 @@ def make_reference(
     asked = protocol(protocol.Config())
     if not isinstance(asked, SetDistance):
         raise UsageError(f"'{suite}' compares no sets of pictures.", "Choose fid@..., kid, cmmd or fd-dinov2.")
-    made = _drive(collect(asked, folder, name))
+    (made,) = drawn(collect(asked, folder, name))
     if as_json:
         emit({"file": str(made.path), "images": made.n, "left_out": [f.model_dump() for f in made.flaws]})
         return
     for flaw in made.flaws:
         say(f"left out: {flaw.name} ({flaw.kind}) {flaw.detail}")
     typer.echo(f"{made.path}: {made.n} images")
-
-
-def _drive(events: Iterator[Any]) -> Any:
-    """Draw the progress on stderr; what comes last is the result."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    event = None
-    with Progress(*columns, console=stderr(), transient=True, disable=not stderr().is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        for event in events:
-            if hasattr(event, "phase"):
-                bar.update(task, description=event.phase, completed=event.done, total=event.total)
-    return event

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from apex_cli.commands._ui import say, stderr, table
+from apex_cli.commands._progress import drawn
+from apex_cli.commands._ui import say, table
 
 if TYPE_CHECKING:
     from apex_cli.evaluation.compare import Comparison
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from apex_cli.evaluation.judges.base import Estimate
     from apex_cli.evaluation.ledger import Shard
     from apex_cli.evaluation.records import Report
+    from apex_cli.evaluation.run import Failure
     from apex_cli.evaluation.settings import EvalConfig
 
 
@@ -29,6 +31,8 @@ class Evaluated:
     report: Report
     estimates: list[Estimate] = field(default_factory=list)
     """What judges were expected to cost, told before they were asked."""
+    failures: list[Failure] = field(default_factory=list)
+    """Protocols that gave up."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +44,22 @@ class Compared:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the exit code says. `below`: evaluations under --min-overall; `refused`: required suites that were skipped;
-    `nothing`: every suite was."""
+    """What the exit code says. `failures`: protocols that gave up; `refused`: required suites that were skipped;
+    `nothing`: every suite was; `below`: evaluations under --min-overall."""
 
-    below: list[str]
+    failures: list[Failure]
     refused: list[str]
     nothing: bool
+    below: list[str]
 
     def leave(self, quiet: bool) -> None:
         """Raise the error of the verdict; `quiet`: only its exit code, as the JSON document has told it."""
         from apex_cli.errors import DataError, RegressionFound, SetupError
 
         error = None
-        if self.refused:
+        if self.failures:
+            error = self.failures[0].error
+        elif self.refused:
             told = f"Skipped although required: {', '.join(self.refused)}."
             error = SetupError(told, "The reason stands beside each; `apex eval prepare` gets files.")
         elif self.nothing:
@@ -71,47 +78,28 @@ def run(
     """One evaluation a prompt set; none where other workers are not done yet."""
     from apex_cli.evaluation import gallery, tables
     from apex_cli.evaluation.jobs import group
-    from apex_cli.evaluation.run import evaluate
+    from apex_cli.evaluation.judges.base import Estimate
+    from apex_cli.evaluation.records import Report
+    from apex_cli.evaluation.run import Failure, evaluate
 
     for job in group(source, protocols, config, shard, certify):
         say(f"{source.name}: {job.folder}")
-        told: list[Estimate] = []
-        report = _follow(evaluate(job), source.name, told)
+        estimates, failures, report = [], [], None
+        for event in drawn(evaluate(job), source.name):
+            match event:
+                case Estimate():
+                    say(str(event))
+                    estimates.append(event)
+                case Failure():
+                    failures.append(event)
+                case Report():
+                    report = event
         if report is None:
             continue
         if job.folder.is_dir():
             tables.write(job.folder, source.name, report)
             gallery.write_gallery(job.folder)
-        yield Evaluated(source.name, job.folder, report, told)
-
-
-def _follow(events: Iterator[Any], name: str, estimates: list[Estimate]) -> Report | None:
-    """Draw the progress, say and collect `estimates`, and return the report, which comes last."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from apex_cli.evaluation.judges.base import Estimate
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    live, told, event = stderr().is_terminal, None, None
-    with Progress(*columns, console=stderr(), transient=True, disable=not live) as bar:
-        task = phase = None
-        for event in events:
-            if isinstance(event, Estimate):
-                say(str(event))
-                estimates.append(event)
-                continue
-            if not hasattr(event, "phase"):
-                return event
-            if task is None or event.phase != phase:
-                if task is not None:
-                    bar.remove_task(task)
-                task, phase = bar.add_task(f"{name} · {event.phase}", total=event.total), event.phase
-            bar.update(task, completed=event.done, total=event.total)
-            quarter = (event.phase, event.done * 4 // max(event.total, 1))
-            if not live and quarter != told and event.total > 1:
-                say(f"{name} · {event.phase}: {event.done}/{event.total}")
-                told = quarter
-    return None
+        yield Evaluated(source.name, job.folder, report, estimates, failures)
 
 
 def others(
@@ -143,6 +131,7 @@ def compared(done: Sequence[Evaluated], others: Sequence[Evaluated]) -> list[Com
 
 
 def verdict(done: Sequence[Evaluated], least: float | None, required: Sequence[str]) -> Verdict:
+    """`required`: names of protocols."""
     results = [(e, result) for e in done for result in e.report.results.values()]
     low = [
         f"{e.name}, {r.protocol} {r.overall.score:.3f} is below {least:g}"
@@ -150,7 +139,9 @@ def verdict(done: Sequence[Evaluated], least: float | None, required: Sequence[s
         if least is not None and r.overall and r.overall.score < least
     ]
     skipped = [r.protocol for _, r in results if r.status == "skipped"]
-    return Verdict(low, [name for name in required if name in skipped], len(skipped) == len(results))
+    failures = [failure for e in done for failure in e.failures]
+    refused = [name for name in required if name in skipped]
+    return Verdict(failures, refused, len(skipped) == len(results), low)
 
 
 def document(evaluations: Sequence[Evaluated], comparisons: Sequence[Compared], verdict: Verdict) -> dict[str, Any]:
@@ -173,6 +164,7 @@ def document(evaluations: Sequence[Evaluated], comparisons: Sequence[Compared], 
         ],
         "below": verdict.below,
         "required_but_skipped": verdict.refused,
+        "failed": [failure.protocol for failure in verdict.failures],
     }
 
 

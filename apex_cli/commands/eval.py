@@ -77,7 +77,8 @@ def evaluate(
 ) -> None:
     """Draw or read images, judge them under named protocols and report. The same command again continues.
 
-    Exit codes of its own: 3 if every suite was skipped, 4 if one of --require was, 9 below --min-overall.
+    A suite that gives up leaves the others alone, and its own exit code in the end. Further codes: 3 if every suite was
+    skipped, 4 if one of --require was, 9 below --min-overall.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -91,6 +92,7 @@ def evaluate(
     changes = settings([*(overrides or []), *([f"shapes.split={split}"] if split else [])])
     of_model = changes.pop("model", {})
     protocols = evaluation.protocols(config.names, changes)
+    required = evaluation.required(require or "", config.names, protocols)
     sources = _sources(ckpt, model, images, nfe, sampler, guidance, of_model, out)
     worker = _worker(shard)
     done = [e for source in sources for e in shown.run(source, protocols, config, worker, certify)]
@@ -99,7 +101,7 @@ def evaluate(
         return
     others = shown.others(compare, protocols, config, out, certify) if compare else []
     comparisons = shown.compared(done, others)
-    verdict = shown.verdict(done, min_overall, (require or "").split(",") if require else [])
+    verdict = shown.verdict(done, min_overall, required)
     if as_json:
         emit(shown.document([*done, *others], comparisons, verdict))
     else:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, median
@@ -26,7 +27,7 @@ import torch
 from apex_cli import __version__
 from apex_cli.config import Section
 from apex_cli.data.ahead import ahead
-from apex_cli.errors import StorageError, UsageError
+from apex_cli.errors import ApexError, DataError, SetupError, StorageError, UsageError
 from apex_cli.evaluation import painters, pictures
 from apex_cli.evaluation.base import Picture, Protocol
 from apex_cli.evaluation.jobs import Job, sort_out
@@ -37,12 +38,24 @@ from apex_cli.evaluation.painters import Drawing
 from apex_cli.evaluation.pictures import Collection, File, Inspector
 from apex_cli.evaluation.records import Flaw, ImageRecord, Report, Result, Setting, Subject, write_records, write_whole
 from apex_cli.generation import chunks
-from apex_cli.generation.diversity import diversity as diversity_of
+from apex_cli.generation.diversity import diversity
 from apex_cli.records import Progress
 
 IDENTITY = "evaluation.json"
 IMAGES = "images"
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "pillow")
+
+
+OF_ONE = (UsageError, DataError, SetupError)
+"""Errors that end one protocol and not the others."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a protocol gave up; its row in the report is skipped with that reason."""
+
+    protocol: str
+    error: ApexError
 
 
 class Identity(Section):
@@ -52,36 +65,53 @@ class Identity(Section):
     setting: Setting
 
 
-def evaluate(job: Job) -> Iterator[Progress | Estimate | Report]:
-    """Yield progress, what a paid judge will cost before it is asked, and last the `Report`, which is in the folder by
-    then; none while other shards are at work."""
-    ready, skipped = sort_out(job.protocols)
+def evaluate(job: Job) -> Iterator[Progress | Estimate | Failure | Report]:
+    """Yield progress, what a paid judge will cost before it is asked, the protocols that give up, and last the
+    `Report`, which is in the folder by then; none while other shards are at work."""
+    ready, results = sort_out(job.protocols)
     if job.prompts is None and not isinstance(job.source, Path):
         reason = "has no prompts of its own, and those that have are skipped"
-        for p in ready:
-            skipped[p.name] = Result(protocol=p.name, status="skipped", reason=reason, remedy="see theirs")
+        results |= {p.name: _skipped(p, reason, "see theirs") for p in ready}
         ready = []
     if not ready:
-        yield _report(job, Collection([], [], job.items, 0), {}, skipped)
+        yield _report(job, Collection([], [], job.items, 0), results, None)
         return
     _open(job)
     yield from _draw(job)
     yield from _inspect(job)
     own = [picture for picture in _collect(job).pictures if _is_mine(job, picture.item.id, picture.k)]
     for protocol in ready:
-        stores = open_stores(job.folder, protocol.stages, job.shard)
-        yield from estimates(protocol.name, stores, own)
-        for stage, done, total in observe(stores, own):
-            yield Progress(f"{protocol.name}: {stage}", done, total)
+        try:
+            yield from _observe(job, protocol, own)
+        except OF_ONE as error:
+            results[protocol.name] = _skipped(protocol, error.message.rstrip("."), error.remedy)
+            yield Failure(protocol.name, error)
     there = _collect(job)  # and what other shards have done meanwhile
-    stores = {protocol.name: open_stores(job.folder, protocol.stages) for protocol in ready}
+    seen = [protocol for protocol in ready if protocol.name not in results]
+    stores = {protocol.name: open_stores(job.folder, protocol.stages) for protocol in seen}
     if _is_unfinished(job, there, stores):
         return
-    yield Progress("summarise", 1, 1)
-    results = {p.name: summarise(job, p, there, stores[p.name]) for p in ready}
-    report = _report(job, there, results, skipped)
+    for done, protocol in enumerate(seen):
+        yield Progress(f"summarise {protocol.name}", done, len(seen))
+        try:
+            results[protocol.name] = summarise(job, protocol, there, stores[protocol.name])
+        except OF_ONE as error:
+            results[protocol.name] = _skipped(protocol, error.message.rstrip("."), error.remedy)
+            yield Failure(protocol.name, error)
+    report = _report(job, there, results, (yield from _seed_diversity(there.pictures)))
     report.save(job.folder)
     yield report
+
+
+def _skipped(protocol: Protocol, reason: str, remedy: str) -> Result:
+    return Result(protocol=protocol.name, status="skipped", reason=reason, remedy=remedy)
+
+
+def _observe(job: Job, protocol: Protocol, own: Sequence[Picture]) -> Iterator[Progress | Estimate]:
+    stores = open_stores(job.folder, protocol.stages, job.shard)
+    yield from estimates(protocol.name, stores, own)
+    for stage, done, total in observe(stores, own):
+        yield Progress(f"{protocol.name}: {stage}", done, total)
 
 
 def _open(job: Job) -> None:
@@ -174,8 +204,7 @@ def summarise(job: Job, protocol: Protocol, there: Collection, stores: Mapping[s
     errors = {p: [told for store in stores.values() if (told := store.failed(p))] for p in there.pictures}
     sound = [picture for picture, told in errors.items() if not told]
     if not sound:
-        told = f"no usable image among {there.expected}"
-        return Result(protocol=protocol.name, status="skipped", reason=told, remedy="see the flaws in the report")
+        return _skipped(protocol, f"no usable image among {there.expected}", "see the flaws in the report")
     result = protocol.summarise(sound, stores)
     failed = [f"{picture.path.name} of '{picture.item.id}': {told[0]}" for picture, told in errors.items() if told]
     notes = (*result.notes, *([f"{len(failed)} images could not be judged: {'; '.join(failed[:3])}"] if failed else []))
@@ -198,7 +227,7 @@ def _relative(record: ImageRecord, folder: Path) -> ImageRecord:
     return record.model_copy(update={"filename": str(path.relative_to(folder))}) if folder in path.parents else record
 
 
-def _report(job: Job, there: Collection, results: Mapping[str, Result], skipped: Mapping[str, Result]) -> Report:
+def _report(job: Job, there: Collection, results: Mapping[str, Result], apart: float | None) -> Report:
     made = [picture.made for picture in there.pictures if picture.made]
     return Report(
         subject=job.subject,
@@ -206,8 +235,8 @@ def _report(job: Job, there: Collection, results: Mapping[str, Result], skipped:
         found=len(there.pictures),
         expected=there.expected,
         flaws=tuple(there.flaws),
-        results={p.name: {**results, **skipped}[p.name] for p in job.protocols},
-        diversity=diversity(there.pictures),
+        results={p.name: results[p.name] for p in job.protocols},
+        diversity=apart,
         nfe_counted=fmean(row["nfe"] for row in made) if made else None,
         seconds_per_image=median(row["seconds"] for row in made) if made else None,
         versions={"apex": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
@@ -215,19 +244,23 @@ def _report(job: Job, there: Collection, results: Mapping[str, Result], skipped:
     )
 
 
-def diversity(found: Sequence[Picture]) -> float | None:
-    """Mean over prompts of the mean RMS distance between their images; None where no prompt has two of one size."""
+def _seed_diversity(found: Sequence[Picture]) -> Generator[Progress, None, float | None]:
+    """Returns the mean over prompts of the mean RMS distance between their images; None where no prompt has two of one
+    size."""
     groups: dict[str, list[Picture]] = {}
     for picture in found:
         groups.setdefault(picture.item.id, []).append(picture)
     alike = [group for group in groups.values() if len(group) > 1 and len({p.size for p in group}) == 1]
-    values = [value for value in ahead(_diversity, alike) if value is not None]
+    values = []
+    for done, value in enumerate(ahead(_distance, alike), start=1):
+        values += [] if value is None else [value]
+        yield Progress("compare images of a prompt", done, len(alike))
     return fmean(values) if values else None
 
 
-def _diversity(group: Sequence[Picture]) -> float | None:
+def _distance(group: Sequence[Picture]) -> float | None:
     try:
-        return diversity_of(np.stack([picture.pixels() for picture in group]), len(group))
+        return diversity(np.stack([picture.pixels() for picture in group]), len(group))
     except ValueError:  # one that cannot be decoded; the stages that look at it tell why
         return None
 

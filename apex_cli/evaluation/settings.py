@@ -20,4 +20,4 @@ class EvalConfig(Section):
 
     @property
     def names(self) -> list[str]:
-        return [name.strip() for name in self.suite.split(",") if name.strip()]
+        return list(dict.fromkeys(name.strip() for name in self.suite.split(",") if name.strip()))

@@ -31,5 +31,20 @@ def test_tenths_are_told_where_they_take_their_time(seconds, told, capsys, monke
                 yield Progress(phase, done, 100)
 
     _progress.show(events())
-    lines = capsys.readouterr().err.splitlines()
+    lines = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()]
     assert lines == [f"{phase} {done}/100" for phase in ("measure a", "measure b") for done in told]
+
+
+def test_the_time_left_is_told(capsys, monkeypatch):
+    now = [1e3]
+    monkeypatch.setattr(_progress, "monotonic", lambda: now[0])
+
+    def events():
+        for done in range(0, 101, 10):
+            yield Progress("draw", done, 100)
+            now[0] += 20
+        yield "made"
+
+    assert list(_progress.drawn(events(), "mine")) == ["made"]
+    first, second, *_, last = capsys.readouterr().err.splitlines()
+    assert (first, second, last) == ("mine · draw 0/100", "mine · draw 10/100, 0:03:00 left", "mine · draw 100/100")

@@ -14,6 +14,7 @@ import pytest
 
 from apex_cli import app, build
 from apex_cli.commands import _ui
+from apex_cli.errors import SetupError
 from apex_cli.evaluation.jobs import Source, group
 from apex_cli.evaluation.painters import Checkpoint
 from apex_cli.evaluation.run import evaluate
@@ -81,6 +82,28 @@ def test_all_skipped_is_3_and_required_is_4(capsys):
     assert "Every suite was skipped" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["lacking@one", "lack", " lack", "lacking@one,shapes"])
+def test_a_suite_is_required_by_any_of_its_names(name, capsys, monkeypatch):
+    monkeypatch.setitem(TABLE["protocol"], "lack", "meters:Lacking")
+    monkeypatch.setattr(meters.Lacking, "name", "lacking@one")
+    document = run(capsys, "--suite", "shapes,lack", "--require", name, code=4)
+    assert document["required_but_skipped"] == ["lacking@one"]
+
+
+@pytest.mark.parametrize(("kind", "step"), [(meters.Mean, "open"), (meters.Brightness, "summarise")])
+def test_a_suite_that_gives_up_leaves_the_others_alone(kind, step, capsys, monkeypatch):
+    def give_up(*_):
+        raise SetupError("The meter is broken.", "Mend it.")
+
+    monkeypatch.setattr(kind, step, give_up)
+    document = run(capsys, "--suite", "shapes,brightness", code=4)
+    (one,) = document["evaluations"]
+    assert one["results"]["shapes"]["status"] == "scored"
+    row = one["results"]["brightness"]
+    assert (row["status"], row["reason"], row["remedy"]) == ("skipped", "The meter is broken", "Mend it.")
+    assert document["failed"] == ["brightness"]
+
+
 def test_offline_asks_no_network(capsys, monkeypatch):
     def refuse(*_):
         raise AssertionError("a socket was opened")
@@ -135,6 +158,7 @@ def test_a_model_is_opened_only_where_something_is_to_be_observed(capsys):
         (["--model", "flux-schnel"], "no baseline"),
         (["--set", "model.steps=1"], "--model"),
         (["--shard", "4/3"], "no worker"),
+        (["--require", "shaeps"], "--require shaeps: not a suite of this evaluation"),
     ],
     ids=str,
 )
