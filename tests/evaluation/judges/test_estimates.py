@@ -58,7 +58,7 @@ def test_the_estimate_is_told_before_the_first_question(ask, capsys):
     assert made["dollars"] == pytest.approx((made["read"] + 500) / 1_000)
     told = next(line for line in err.splitlines() if "questions to judge-1" in line)
     assert "at most 500 to write" in told and f"${made['dollars']:.2f}, budget $7.00" in told
-    assert err.index(told) < err.index("answers: ")
+    assert err.index(told) < err.index("answers ")
 
 
 def _texts(body):
@@ -71,8 +71,9 @@ def test_nothing_is_asked_beyond_the_budget_unless_told_otherwise(ask, capsys):
     assert ask("endpoint.budget=3") == 2
     out, _ = capsys.readouterr()
     assert not ask.server.requests
-    told = json.loads(out)["error"]
-    assert "5 questions to judge-1" in json.dumps(told) and "budget $3.00" in json.dumps(told)
+    (row,) = json.loads(out)["evaluations"][0]["results"].values()
+    assert row["status"] == "skipped" and "until_spent" in row["remedy"]
+    assert "5 questions to judge-1" in row["reason"] and "budget $3.00" in row["reason"]
     assert ask("endpoint.budget=3", "endpoint.until_spent=true") == 0
     document = json.loads(capsys.readouterr().out)["evaluations"][0]
     (result,) = document["results"].values()
