@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +20,10 @@ FORMS = "text, csv, md or tex"
 def show_table(
     folders: Annotated[list[Path] | None, typer.Argument(help="Finished evaluations.", show_default=False)] = None,
     suite: Annotated[
-        str | None, typer.Option(help="The protocol.  [default: FID, CLIP and GenEval, as the paper's Table 1]")
+        str | None,
+        typer.Option(
+            help="One, e.g. geneval or fid@clean.  [default: FID, CLIP and GenEval, as the paper's Table 1]",
+        ),
     ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="Also what others published, in its own block.")
@@ -27,25 +32,38 @@ def show_table(
     as_json: Json = False,
 ) -> None:
     """Put evaluations into one table. Unequal protocols, judges, prompts or numbers of images are refused."""
+    from dataclasses import asdict
+
     from apex_cli.errors import UsageError
     from apex_cli.evaluation import tables
     from apex_cli.evaluation.records import read_report
 
     if form not in ("text", *tables.FORMS):
         raise UsageError(f"--form: there is no '{form}'.", f"Choose {FORMS}.")
-    reports = [(folder.name, read_report(folder)) for folder in folders or []]
+    reports = {name: read_report(folder) for name, folder in told_apart(folders or []).items()}
     drawn = []
     if reports:
-        drawn.append(tables.protocol_table(dict(reports), suite) if suite else tables.summary_table(reports))
+        drawn.append(tables.protocol_table(reports, suite) if suite else tables.summary_table(reports))
     if published:
         drawn += _published(suite)
     if not drawn:
         raise UsageError("There is nothing to show.", "Give folders of evaluations, or --published.")
     if as_json:
-        emit([{"columns": t.columns, "rows": t.rows, "notes": t.notes} for t in drawn])
+        emit([asdict(one) for one in drawn])
         return
     for one in drawn:
         _print(one) if form == "text" else typer.echo(tables.FORMS[form](one))
+
+
+def told_apart(folders: Sequence[Path]) -> dict[str, Path]:
+    """Each by as many of its last parts as tell all of them apart."""
+    from apex_cli.errors import UsageError
+
+    paths = [folder.resolve() for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise UsageError("An evaluation is named twice.", "Name each once.")
+    parts = next(n for n in count(1) if len({path.parts[-n:] for path in paths}) == len(paths))
+    return {str(Path(*path.parts[-parts:])): folder for path, folder in zip(paths, folders, strict=True)}
 
 
 def _published(suite: str | None) -> list[Table]:

@@ -176,12 +176,8 @@ def show(evaluations: Sequence[Evaluated], comparisons: Sequence[Compared]) -> N
     for sha in dict.fromkeys(e.report.setting.prompts_sha256 for e in evaluations):
         _table([e for e in evaluations if e.report.setting.prompts_sha256 == sha])
     for c in comparisons:
-        o = c.comparison.overall
-        typer.echo(
-            f"{c.name}, {c.comparison.protocol}: {o.difference:+.3f} [{o.interval[0]:+.3f}, {o.interval[1]:+.3f}], "
-            f"p = {o.p:.4f}; {o.wins} won, {o.losses} lost, {o.ties} tied; differences from {o.detectable:.3f} can be "
-            f"seen\n{c.page}"
-        )
+        found = c.comparison
+        typer.echo(f"{c.name}, {found.protocol}, {found.paired}: {found.overall}\n{c.page}")
     for e in evaluations:
         for flaw in e.report.flaws[:5]:
             say(f"{flaw.kind}: {flaw.name} {flaw.detail}")

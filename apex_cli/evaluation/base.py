@@ -61,6 +61,10 @@ class PromptSet:
         rows = [[item.id, item.tag, item.prompt, dict(item.meta)] for item in self.items]
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
+    def has_all(self, pictures: Sequence[Picture]) -> bool:
+        """Whether these are as many as the benchmark asks for."""
+        return len(pictures) == len(self.items) * self.n
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:

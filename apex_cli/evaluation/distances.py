@@ -72,9 +72,10 @@ class SetDistance:
         if len(pictures) < 2:
             raise UsageError(f"{self.name} compares sets; one picture is none.", "Evaluate more images.")
         features = stacked(pictures, seen["features"])
-        return self.compare(features, self.truth(pictures, seen))
+        return self.compare(features, self.truth(pictures, seen), [picture.item.id for picture in pictures])
 
-    def compare(self, features: np.ndarray, truth: Any) -> Result:
+    def compare(self, features: np.ndarray, truth: Any, prompts: Sequence[str]) -> Result:
+        """`prompts`: the id of that of each row of `features`."""
         raise NotImplementedError
 
     def certify(self, items: Sequence[Item]) -> Certificate | None:
@@ -89,14 +90,14 @@ def stacked(pictures: Sequence[Picture], seen: Observed) -> np.ndarray:
 class FrechetDistance(SetDistance):
     """Value, jackknife interval, and what infinitely many pictures would give."""
 
-    def compare(self, features: np.ndarray, truth: frechet.Gaussian) -> Result:
+    def compare(self, features: np.ndarray, truth: frechet.Gaussian, prompts: Sequence[str]) -> Result:
         rows = np.asarray(features, np.float64)
         value = frechet.distance(frechet.gaussian(rows), truth)
-        several = len(rows) >= 2 * jackknife.BLOCKS
+        several = jackknife.can_tell(prompts)
         return Result(
             protocol=self.name,
             value=value,
-            interval=jackknife.interval(value, frechet.without_blocks(rows, truth)) if several else None,
+            interval=jackknife.interval(value, frechet.without_blocks(rows, truth, prompts)) if several else None,
             higher_is_better=False,
             digits=2,
             tier=self.tier,
@@ -121,8 +122,8 @@ class KernelDistance(SetDistance):
     kernel: ClassVar[Callable[[np.ndarray, np.ndarray], np.ndarray]] = staticmethod(mmd.cubic)
     unbiased: ClassVar[bool] = True
 
-    def compare(self, features: np.ndarray, truth: np.ndarray) -> Result:
-        found = mmd.squared_mmd(features, truth, type(self).kernel, self.unbiased)
+    def compare(self, features: np.ndarray, truth: np.ndarray, prompts: Sequence[str]) -> Result:
+        found = mmd.squared_mmd(features, truth, type(self).kernel, self.unbiased, prompts)
         value = 1000 * found.value
         return Result(
             protocol=self.name,

@@ -74,10 +74,10 @@ def distance(one: Gaussian, other: Gaussian) -> float:
     return max(float(value), 0.0)
 
 
-def without_blocks(features: np.ndarray, reference: Gaussian) -> list[float]:
-    """The distance without each block of the pictures."""
+def without_blocks(features: np.ndarray, reference: Gaussian, prompts: Sequence[str]) -> list[float]:
+    """The distance without each block of the pictures; `prompts` has the id of that of each."""
     total = Moments.of(features)
-    parts = (Moments.of(features[rows]) for rows in blocks(len(features)))
+    parts = (Moments.of(features[rows]) for rows in blocks(prompts))
     return [distance((total - part).gaussian(), reference) for part in parts]
 
 

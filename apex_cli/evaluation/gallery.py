@@ -42,7 +42,7 @@ def write_gallery(folder: Path) -> Path:
 def write_comparison(first: Path, second: Path, names: tuple[str, str]) -> Path:
     """`comparison-SECOND.html` in the first folder: both pictures of a seed, disagreement first."""
     comparisons = compare(first, second)
-    pairs = [pair for c in comparisons for pair in zip(*paired(first, second, c.protocol), strict=True)]
+    pairs = [pair for c in comparisons for pair in zip(*paired(first, second, c.protocol)[:2], strict=True)]
     pairs.sort(key=lambda pair: -disagreement(pair, first, second))
     cards = [_card([(a, names[0], first), (b, names[1], second)]) for a, b in pairs[:PAIRS_SHOWN]]
     target = first / f"comparison-{second.name}.html"

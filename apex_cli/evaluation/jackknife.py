@@ -1,9 +1,9 @@
-"""How sure a distance between sets of pictures is: it is left to blocks of pictures, one of which is absent each time.
+"""How sure a distance between sets of pictures is: it is left to blocks of prompts, one of which is absent each time.
 
     se^2 = (B - 1) / B  sum_b (theta_b - mean theta)^2        theta_b: the distance without block b
 
-Pictures are dealt to the blocks in turn, so that each block has its share of every prompt. The reference set is taken
-as given: the interval says what other pictures of the same model would give.
+A block has all pictures of its prompts: pictures of one prompt are not independent. The reference set is taken as
+given: the interval says what other prompts would give.
 """
 
 from __future__ import annotations
@@ -17,9 +17,16 @@ NORMAL = 1.96
 """Standard errors on each side of a 95 % interval."""
 
 
-def blocks(count: int, parts: int = BLOCKS) -> list[np.ndarray]:
-    """Indices 0..count-1 dealt to at most `parts` blocks."""
-    return [np.arange(first, count, parts) for first in range(min(parts, count))]
+def blocks(prompts: Sequence[str], parts: int = BLOCKS) -> list[np.ndarray]:
+    """The places of pictures with these prompts (ids) in at most `parts` blocks, to which prompts are dealt in turn."""
+    order = {prompt: turn for turn, prompt in enumerate(dict.fromkeys(prompts))}
+    block = np.array([order[prompt] % parts for prompt in prompts])
+    return [np.flatnonzero(block == part) for part in range(min(parts, len(order)))]
+
+
+def can_tell(prompts: Sequence[str]) -> bool:
+    """Whether there are enough prompts for an interval."""
+    return len(set(prompts)) >= 2 * BLOCKS
 
 
 def standard_error(without: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apex_cli.evaluation.jackknife import blocks
+from apex_cli.evaluation.jackknife import blocks, can_tell
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """[n, d], [m, d] -> [n, m]."""
@@ -41,10 +41,18 @@ class Estimate:
     without: tuple[float, ...]
 
 
-def squared_mmd(x: np.ndarray, y: np.ndarray, kernel: Kernel = cubic, unbiased: bool = True) -> Estimate:
-    """Of features [n, d] and [m, d], n and m at least 2; computed in float64."""
+def squared_mmd(
+    x: np.ndarray,
+    y: np.ndarray,
+    kernel: Kernel = cubic,
+    unbiased: bool = True,
+    prompts: Sequence[str] | None = None,
+) -> Estimate:
+    """Of features [n, d] and [m, d], n and m at least 2; computed in float64. `prompts`: the id of that of each
+    picture of the first set; None where each has its own."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    deal = blocks(len(x))
+    prompts = [str(place) for place in range(len(x))] if prompts is None else prompts
+    deal = blocks(prompts)
     parts = [x[rows] for rows in deal]
     half = np.array([[_sum(kernel, a, b) if i <= j else 0.0 for j, b in enumerate(parts)] for i, a in enumerate(parts)])
     within = half + np.triu(half, 1).T
@@ -58,7 +66,7 @@ def squared_mmd(x: np.ndarray, y: np.ndarray, kernel: Kernel = cubic, unbiased: 
         return float(own + truth - 2 * across[kept].sum() / (n * len(y)))
 
     everything = list(range(len(parts)))
-    without = [mmd([k for k in everything if k != left]) for left in everything] if len(x) >= 2 * len(parts) else []
+    without = [mmd([k for k in everything if k != left]) for left in everything] if can_tell(prompts) else []
     return Estimate(mmd(everything), tuple(without))
 
 

@@ -20,7 +20,7 @@ from apex_cli.evaluation.base import Item, Observation, Observed, Picture
 from apex_cli.evaluation.features import accelerator
 from apex_cli.evaluation.records import Certificate, ImageRecord, Result
 from apex_cli.evaluation.scores import prompt_means
-from apex_cli.evaluation.statistics import interval
+from apex_cli.evaluation.statistics import interval, overall
 
 VERSION = 1
 PROMPTS = ("a photo of a red cube", "two hearts above a ring")
@@ -116,16 +116,19 @@ class PairProtocol:
         return self._stages
 
     def summarise(self, pictures: Sequence[Picture], seen: Mapping[str, Observed]) -> Result:
-        """The plain mean over pictures. No picture is right or wrong; `correct` is what lies above the mean."""
+        """The mean over pictures, whatever their tags; where some are missing, over the means of prompts. No picture is
+        right or wrong: `correct` is what lies above the mean."""
         values = [float(seen["scores"][picture]["score"]) for picture in pictures]
         mean = fmean(values)
         records = [self._record(picture, value, mean) for picture, value in zip(pictures, values, strict=True)]
-        prompts = [value for means in prompt_means(records).values() for value in means]
+        prompts = prompt_means(records)
+        weights = {tag: float(len(means)) for tag, means in prompts.items()}
         return Result(
             protocol=self.name,
-            value=mean,
-            interval=interval({"all": prompts}) if len(prompts) > 1 else None,
+            value=overall(prompts, weights),
+            interval=interval(prompts, weights),
             digits=self.digits,
+            weights=weights,
             notes=self.notes,
             records=records,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from apex_cli.config import Section
 from apex_cli.errors import StorageError
 
 REPORT = "report.json"
-SCHEMA = 2
+SCHEMA: Final = 3
 Interval = tuple[float, float]
 
 
@@ -63,6 +63,7 @@ class Score(Section):
 
     score: float
     interval: Interval | None = None
+    """None where one prompt, or several that score alike, do not tell."""
     prompts: int
     images: int
     correlation: float | None = None
@@ -97,7 +98,11 @@ class Result(Section):
     tasks: dict[str, Score] = Field(default_factory=dict)
     """In the order of the paper's columns."""
     overall: Score | None = None
-    """Of a protocol that scores single images: the mean of the task means, unless the protocol says otherwise."""
+    """Of a protocol that scores single images: the mean of the task means."""
+    weights: dict[str, float] = Field(default_factory=dict)
+    """What the mean of each tag weighs in the value, where they do not weigh alike."""
+    scale: float = 1
+    """The value of images that all score 1: 100 where records hold shares and the value is in percent."""
     facts: dict[str, float | int | str | None] = Field(default_factory=dict)
     """Further results by the name a table shows."""
     notes: tuple[str, ...] = ()
@@ -143,7 +148,7 @@ class Flaw(Section):
 
 
 class Report(Section):
-    schema_version: int = SCHEMA
+    schema_version: Literal[3] = SCHEMA
     subject: Subject
     setting: Setting
     found: int

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from apex_cli.evaluation.records import ImageRecord, Score
-from apex_cli.evaluation.statistics import correlation, interval, overall
+from apex_cli.evaluation.statistics import ALIKE, Weights, correlation, overall, share_interval
 
 Value = Callable[[ImageRecord], float]
 
@@ -38,14 +38,14 @@ def prompt_means(records: Sequence[ImageRecord], value: Value = plain) -> dict[s
     }
 
 
-def score(records: Sequence[ImageRecord], value: Value = plain) -> Score:
-    """Mean of the task means; for the records of one task, its mean."""
+def score(records: Sequence[ImageRecord], value: Value = plain, weights: Weights = ALIKE) -> Score:
+    """Mean of the task means, of values in 0..1; for the records of one task, its mean."""
     means = prompt_means(records, value)
     prompts = [images for group in by_task(records).values() for images in by_prompt(group, value).values()]
     several = max(map(len, prompts)) > 1
     return Score(
-        score=overall(means),
-        interval=interval(means),
+        score=overall(means, weights),
+        interval=share_interval(means, weights),
         prompts=len(prompts),
         images=len(records),
         correlation=correlation(prompts),

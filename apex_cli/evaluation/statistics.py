@@ -1,8 +1,13 @@
 """Intervals and comparisons whose unit is the prompt: images of one prompt are not independent.
 
-A score is the mean of task means, each over the prompts of the task. Its interval is the percentile bootstrap that
-draws prompts with replacement within each task. Two models on the same prompts and seeds are compared by the
-differences d_i of their prompt means: the interval is the bootstrap of d, and
+A score T is the mean of task means, each over the prompts of the task; a protocol may weigh the tasks. Its interval is
+the percentile bootstrap that draws prompts with replacement within each task. A task whose prompts are all right, or
+all wrong, has Wilson's interval instead, as every draw of it is the same; the intervals of tasks are combined by
+
+    T - sqrt(sum_t (w_t (m_t - low_t))^2)  to  T + sqrt(sum_t (w_t (high_t - m_t))^2)     (MOVER, Zou and Donner 2008)
+
+Two models on the same prompts and seeds are compared by the differences d_i of their prompt means: the interval is the
+bootstrap of d, and
 
     p = (1 + #{|T(s d)| >= |T(d)|}) / (1 + R),   s_i = +-1 at random (sign flips, Phipson and Smyth 2010).
 """
@@ -10,16 +15,20 @@ differences d_i of their prompt means: the interval is the bootstrap of d, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import hypot
 from statistics import fmean
 
 import numpy as np
 
-from apex_cli.bootstrap import RESAMPLES, SEED, bounds, drawn
+from apex_cli.bootstrap import LEVEL, RESAMPLES, SEED, bounds, drawn
 
 DETECTABLE = 2.8  # standard errors that a two-sided 5 % test finds with 80 % power
 
 Strata = Mapping[str, Sequence[float]]
 """Task -> one value a prompt."""
+Weights = Mapping[str, float]
+"""Task -> what its mean weighs in the overall; those of tasks that are not there go to the others. Empty: all alike."""
+ALIKE: Weights = {}
 
 
 def mean_of_means(values: Sequence[float], tags: Sequence[str]) -> float:
@@ -30,33 +39,75 @@ def mean_of_means(values: Sequence[float], tags: Sequence[str]) -> float:
     return overall(groups)
 
 
-def overall(strata: Strata) -> float:
-    return fmean(fmean(values) for values in strata.values())
+def overall(strata: Strata, weights: Weights = ALIKE) -> float:
+    return fmean(map(fmean, strata.values()), _weights(strata, weights))
 
 
-def resampled(strata: Strata) -> np.ndarray:
+def _weights(strata: Strata, weights: Weights) -> list[float]:
+    return [weights[tag] if weights else 1.0 for tag in strata]
+
+
+def _shares(strata: Strata, weights: Weights) -> np.ndarray:
+    """The same with the sum 1."""
+    own = np.array(_weights(strata, weights))
+    return own / own.sum()
+
+
+def resampled(strata: Strata, weights: Weights = ALIKE) -> np.ndarray:
     """The overall of `RESAMPLES` bootstrap draws of prompts, stratified by task: float [RESAMPLES]."""
     rng = np.random.default_rng(SEED)
-    return np.mean([drawn(values, rng).mean(1) for values in strata.values()], axis=0)
+    means = [drawn(values, rng).mean(1) for values in strata.values()]
+    return np.average(means, axis=0, weights=_weights(strata, weights))
 
 
-def interval(strata: Strata) -> tuple[float, float]:
-    """The 95 % percentile interval of the overall; for one task, pass one stratum."""
-    return bounds(resampled(strata))
+def interval(strata: Strata, weights: Weights = ALIKE) -> tuple[float, float] | None:
+    """The 95 % percentile interval of the overall; for one task, pass one stratum. None where draws cannot tell: a task
+    has one prompt, or no task has prompts that differ."""
+    return bounds(resampled(strata, weights)) if _can_tell(strata) else None
 
 
-def sign_flip_p(differences: Strata) -> float:
+def _can_tell(strata: Strata) -> bool:
+    return min(map(len, strata.values())) > 1 and any(map(np.ptp, strata.values()))
+
+
+def share_interval(strata: Strata, weights: Weights = ALIKE) -> tuple[float, float] | None:
+    """The same for scores in 0..1, where a task may be all right or all wrong."""
+    one_sided = {tag: wilson(values[0], len(values)) for tag, values in strata.items() if _is_at_an_end(values)}
+    if not one_sided:
+        return interval(strata, weights)
+    own = [one_sided.get(tag) or interval({tag: values}) for tag, values in strata.items()]
+    if any(one is None for one in own):
+        return None
+    means, (low, high) = np.array([fmean(values) for values in strata.values()]), np.array(own).T
+    value, shares = overall(strata, weights), _shares(strata, weights)
+    return value - hypot(*(shares * (means - low))), value + hypot(*(shares * (high - means)))
+
+
+def _is_at_an_end(values: Sequence[float]) -> bool:
+    return len(values) > 1 and set(values) in ({0.0}, {1.0})
+
+
+def wilson(share: float, prompts: int) -> tuple[float, float]:
+    """95 % about the share of prompts that are right."""
+    from scipy.stats import binomtest
+
+    found = binomtest(round(share * prompts), prompts).proportion_ci(LEVEL, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def sign_flip_p(differences: Strata, weights: Weights = ALIKE) -> float:
     """Two-sided p of "no difference" for the overall of paired differences."""
     rng = np.random.default_rng(SEED)
-    weighted = np.concatenate([np.asarray(d, float) / len(d) for d in differences.values()])
+    own = zip(_shares(differences, weights), differences.values(), strict=True)
+    weighted = np.concatenate([share * np.asarray(d, float) / len(d) for share, d in own])
     signs = rng.choice((-1.0, 1.0), size=(RESAMPLES, len(weighted)))
     extreme = np.abs(signs @ weighted) >= abs(weighted.sum()) - 1e-12
     return float((1 + extreme.sum()) / (1 + RESAMPLES))
 
 
-def detectable(differences: Strata) -> float:
-    """The smallest true difference that so many prompts would show in 80 % of cases."""
-    return float(DETECTABLE * resampled(differences).std())
+def detectable(differences: Strata, weights: Weights = ALIKE) -> float | None:
+    """The smallest true difference that so many prompts would show in 80 % of cases; None where draws cannot tell."""
+    return float(DETECTABLE * resampled(differences, weights).std()) if _can_tell(differences) else None
 
 
 def correlation(prompts: Sequence[Sequence[float]]) -> float | None:

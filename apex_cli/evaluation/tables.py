@@ -1,7 +1,7 @@
 """Results as tables: for the terminal, and as CSV, Markdown and LaTeX rows in the column order of the paper.
 
-One table holds one protocol and one number of images; anything else is refused. What others published stands in a block
-of its own.
+One column holds one protocol, judge, set of prompts and number of images; anything else is refused. What others
+published stands in a block of its own.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from apex_cli.errors import UsageError
 from apex_cli.evaluation import published
+from apex_cli.evaluation.comparable import conditions, require_equal
 from apex_cli.evaluation.records import Interval, Report, Result, write_whole
 
 FID_N = 30_000
@@ -34,11 +35,13 @@ Cells = dict[tuple[str, str], str]
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells. `notes` stand below: protocols, numbers of images, doubts."""
+    """Text cells. `notes` stand below: protocols, numbers of images, doubts. `facts`, by column, are the same for all
+    rows; CSV has them in each, as it has no notes."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def family(protocol: str) -> str:
@@ -77,12 +80,10 @@ def column(report: Report) -> Cells:
 def _cells(result: Result) -> dict[str, str]:
     if result.status == "skipped":
         return {result.protocol: f"skipped: {result.reason}; {result.remedy}"}
-    partial = f", partial: {result.found} of {result.expected}" if result.status == "partial" else ""
-    tier = {"smoke": "", "lite": ", not comparable"}.get(result.tier, "")
-    cells = {result.protocol: f"{result.tier}{tier}{partial}"}
+    cells = {result.protocol: standing(result)}
     cells |= {name: number(s.score, s.interval, result.digits) for name, s in result.tasks.items()}
     name = OVERALL if result.overall else f"{result.protocol}, N = {result.found:,}"
-    cells[name] = number(result.value, result.interval, result.digits)
+    cells[name] = _value(result)
     cells |= {name: value_text(value) for name, value in result.facts.items()}
     if result.overall and result.overall.correlation is not None:
         cells["correlation within a prompt"] = f"{result.overall.correlation:.2f}"
@@ -91,79 +92,138 @@ def _cells(result: Result) -> dict[str, str]:
     return cells
 
 
+def tier(result: Result) -> str:
+    return f"{result.tier}, not comparable" if result.tier == "lite" else result.tier
+
+
+def standing(result: Result) -> str:
+    """What a number is good for: its tier, and whether images are missing."""
+    partial = f", partial: {result.found} of {result.expected}" if result.status == "partial" else ""
+    return f"{tier(result)}{partial}"
+
+
 def value_text(value: float | int | str | None) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def protocol_table(reports: Mapping[str, Report], protocol: str) -> Table:
+def chosen(report: Report, suite: str) -> Result | None:
+    """The result of a suite as a user calls it: a whole name, or what stands before "@" or "+"; None where it has not
+    scored. Several of one family raise `UsageError`."""
+    found = [r for name, r in report.results.items() if name == suite or name.startswith((f"{suite}@", f"{suite}+"))]
+    scored = [result for result in found if result.status != "skipped"]
+    if len(scored) > 1:
+        raise UsageError(f"'{suite}' is {' and '.join(r.protocol for r in scored)} here.", "Name one with --suite.")
+    return scored[0] if scored else None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A number of a column, and whose it is."""
+
+    name: str
+    report: Report
+    result: Result
+
+
+def protocol_table(reports: Mapping[str, Report], suite: str) -> Table:
     """The evaluations by name, in the columns of the paper; unequal protocols, judges or numbers are refused."""
-    results = {name: report.results.get(protocol) for name, report in reports.items()}
-    _require_comparable(protocol, reports, results)
-    present = {name: r for name, r in results.items() if r is not None}
-    tasks = list(dict.fromkeys(task for r in present.values() for task in r.tasks))
-    columns = ("Model", *(TITLES.get(t, t.capitalize()) for t in tasks), TITLES[OVERALL] if tasks else protocol)
-    rows = tuple(
-        (name, *(f"{r.tasks[t].score:.{r.digits}f}" for t in tasks), number(r.value, r.interval, r.digits))
-        for name, r in present.items()
-    )
-    first = next(iter(present.values()))
-    return Table(columns, rows, (f"{title(protocol, first.found)}, {first.tier} tier", *first.notes))
+    found = {name: chosen(report, suite) for name, report in reports.items()}
+    if lacking := [name for name, result in found.items() if result is None]:
+        raise UsageError(f"{', '.join(lacking)}: no score of '{suite}'.", "One table holds one protocol.")
+    entries = [Entry(name, reports[name], result) for name, result in found.items() if result]
+    _require_comparable(entries)
+    first = entries[0].result
+    tasks = list(dict.fromkeys(task for entry in entries for task in entry.result.tasks))
+    columns = ("Model", *(TITLES.get(t, t.capitalize()) for t in tasks), TITLES[OVERALL] if tasks else first.protocol)
+    rows = tuple((entry.name, *_tasks(entry.result, tasks), _value(entry.result)) for entry in entries)
+    note = f"{title(first.protocol, first.found)}, tier: {standing(first)}"
+    return Table(columns, rows, (note, *first.notes), _facts(first))
 
 
-def _require_comparable(protocol: str, reports: Mapping[str, Report], results: Mapping[str, Result | None]) -> None:
-    lacking = [name for name, r in results.items() if r is None or r.status == "skipped"]
-    if lacking:
-        raise UsageError(f"{', '.join(lacking)}: no score of '{protocol}'.", "One table holds one protocol.")
-    facts: dict[str, Callable[[str], object]] = {
-        "prompts": lambda name: reports[name].setting.prompts_sha256,
-        "images": lambda name: results[name].found,  # type: ignore[union-attr]
-        "judge": lambda name: str(results[name].identity),  # type: ignore[union-attr]
+def _tasks(result: Result, tasks: Sequence[str]) -> list[str]:
+    scores = [result.tasks[task].score if task in result.tasks else None for task in tasks]
+    return [number(score, None, result.digits) for score in scores]
+
+
+def _value(result: Result) -> str:
+    return number(result.value, result.interval, result.digits)
+
+
+def _facts(result: Result) -> dict[str, str]:
+    """What a form without notes has to say in each row."""
+    return {
+        "protocol": result.protocol,
+        "N": str(result.found),
+        "expected": str(result.expected),
+        "tier": tier(result),
     }
-    for what, fact in facts.items():
-        if len({fact(name) for name in results}) > 1:
-            told = "; ".join(f"{name}: {str(fact(name))[:60]}" for name in results)
-            raise UsageError(f"These differ in {what} and share no table ({told}).", "Evaluate all in the same way.")
 
 
-def summary_table(reports: Sequence[tuple[str, Report]]) -> Table:
-    """The paper's Table 1 of evaluations that may have different prompts: a row a model and NFE."""
-    chosen: dict[str, dict[str, Result]] = {}
-    nfes: dict[str, str] = {}
-    for name, report in reports:
-        for result in report.results.values():
-            if family(result.protocol) in SUMMARY and result.status != "skipped":
-                chosen.setdefault(name, {})[family(result.protocol)] = result
-                nfes[name] = "-" if report.nfe_counted is None else f"{report.nfe_counted:g}"
-    notes = []
-    for kind in SUMMARY:
-        labels = {title(r[kind].protocol, r[kind].found) for r in chosen.values() if kind in r}
-        if len(labels) > 1:
-            raise UsageError(f"{', '.join(sorted(labels))} share no column.", "Evaluate all in the same way.")
-        notes += [f"{TITLES[kind]}: {label}" for label in labels]
-    rows = tuple(
-        (name, nfes[name], *(number(r[k].value, r[k].interval, r[k].digits) if k in r else "-" for k in SUMMARY))
-        for name, r in chosen.items()
+def _require_comparable(column: Sequence[Entry]) -> None:
+    first, *others = column
+    for other in others:
+        require_equal(
+            conditions(first.report, first.result),
+            conditions(other.report, other.result),
+            f"{first.name} and {other.name} share no column",
+            "Evaluate all in the same way.",
+        )
+
+
+def summary_table(reports: Mapping[str, Report]) -> Table:
+    """The paper's Table 1: a row a model as it was sampled, of evaluations by name that may have different prompts."""
+    rows: list[dict[str, Entry]] = []
+    for name, report in reports.items():
+        found = {kind: Entry(name, report, result) for kind in SUMMARY if (result := chosen(report, kind))}
+        if not found:
+            raise UsageError(f"{name}: no score of FID, CLIP or GenEval.", "Name another suite with --suite.")
+        row = next((row for row in rows if _completes(row, found)), None)
+        rows.append(found) if row is None else row.update(found)
+    columns = {kind: [row[kind] for row in rows if kind in row] for kind in SUMMARY}
+    firsts = {TITLES[kind]: column[0].result for kind, column in columns.items() if column}
+    for column in filter(None, columns.values()):
+        _require_comparable(column)
+    return Table(
+        ("Methods", "NFEs", *(TITLES[kind] for kind in SUMMARY)),
+        tuple((*_whose(row), *(_value(row[kind].result) if kind in row else "-" for kind in SUMMARY)) for row in rows),
+        tuple(f"{kind}: {title(r.protocol, r.found)}, tier: {standing(r)}" for kind, r in firsts.items()),
+        {f"{kind} {what}": fact for kind, r in firsts.items() for what, fact in _facts(r).items()},
     )
-    return Table(("Methods", "NFEs", *(TITLES[k] for k in SUMMARY)), rows, tuple(notes))
+
+
+def _completes(row: Mapping[str, Entry], found: Mapping[str, Entry]) -> bool:
+    """Whether the same model was sampled in the same way, for other suites."""
+    one, other = (next(iter(entries.values())).report.subject for entries in (row, found))
+    return one == other and not row.keys() & found.keys()
+
+
+def _whose(row: Mapping[str, Entry]) -> tuple[str, str]:
+    """The names of the evaluations of a row, and its evaluations of the network."""
+    nfe = next(iter(row.values())).report.nfe_counted
+    return " + ".join(dict.fromkeys(entry.name for entry in row.values())), "-" if nfe is None else f"{nfe:g}"
 
 
 def published_table(table: published.Table) -> Table:
     """Numbers of others, labelled so in each row."""
     head = ("Methods", "NFEs") if table.name == "table1" else ("Model",)
+    words = {True: " (rewritten prompts)", False: " (plain prompts)", None: ""}
     rows = []
     for row in table.rows:
         nfe = "" if row.nfe is None else str(row.nfe)
-        name = row.method + (f" ({nfe}-NFE)" if nfe and len(head) == 1 else "") + (" *" if row.doubt else "")
+        name = row.method + (f" ({nfe}-NFE)" if nfe and len(head) == 1 else "") + words[row.rewritten]
+        name += " *" if row.doubt else ""
         cells = ("-" if c not in row.values else f"{row.values[c]:g}" for c in table.columns)
         rows.append((f"{name} [{table.label}]", *([nfe] if len(head) == 2 else []), *cells))
     doubts = [f"* {row.method}: {row.doubt}" for row in table.rows if row.doubt]
     notes = (f"{table.label}: {table.source}", table.protocol, *dict.fromkeys(doubts))
-    return Table((*head, *(TITLES.get(c, c.capitalize()) for c in table.columns)), tuple(rows), notes)
+    columns = (*head, *(TITLES.get(c, c.capitalize()) for c in table.columns))
+    return Table(columns, tuple(rows), notes, {"source": table.source, "protocol": table.protocol})
 
 
 def to_csv(table: Table) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([table.columns, *table.rows])
+    rows = ((*row, *table.facts.values()) for row in table.rows)
+    csv.writer(out, lineterminator="\n").writerows([(*table.columns, *table.facts), *rows])
     return out.getvalue()
 
 

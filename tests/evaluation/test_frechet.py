@@ -77,23 +77,47 @@ def test_it_is_the_distance_of_torchmetrics():
     assert distance(gaussian(made), gaussian(real)) == pytest.approx(float(metric.compute()), rel=1e-3)
 
 
+def ids(count: int) -> list[str]:
+    return [str(place) for place in range(count)]
+
+
 def test_values_without_a_block_are_those_of_the_rest():
     made, reference = features(205), gaussian(features(300, seed=1))
-    for rows, value in zip(blocks(len(made)), without_blocks(made, reference), strict=True):
+    for rows, value in zip(blocks(ids(205)), without_blocks(made, reference, ids(205)), strict=True):
         assert value == pytest.approx(distance(gaussian(np.delete(made, rows, axis=0)), reference), rel=1e-6)
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(0).normal(size=400)
-    without = [np.delete(values, rows).mean() for rows in blocks(400, 400)]
+    without = [np.delete(values, rows).mean() for rows in blocks(ids(400), 400)]
     assert standard_error(without) == pytest.approx(values.std(ddof=1) / 20, rel=1e-9)
     low, high = interval(values.mean(), without)
     assert high - low == pytest.approx(2 * 1.96 * standard_error(without))
 
 
 def test_blocks_take_every_picture_once():
-    assert sorted(np.concatenate(blocks(103)).tolist()) == list(range(103))
-    assert {len(block) for block in blocks(103)} == {10, 11}
+    dealt = blocks(ids(103))
+    assert sorted(np.concatenate(dealt).tolist()) == list(range(103))
+    assert {len(block) for block in dealt} == {10, 11}
+
+
+def test_blocks_take_prompts_whole():
+    prompts = [name for name in ids(25) for _ in range(4)]
+    dealt = blocks(prompts)
+    assert sorted(np.concatenate(dealt).tolist()) == list(range(100)) and len(dealt) == 10
+    homes = [{prompts[row] for row in block} for block in dealt]
+    assert sum(map(len, homes)) == 25, "no prompt lies in two"
+
+
+def test_the_jackknife_knows_that_pictures_of_a_prompt_are_alike():
+    """40 prompts of 4 equal pictures say as much as 40 pictures."""
+    alone = np.random.default_rng(0).normal(size=40)
+    prompts, values = np.repeat(ids(40), 4).tolist(), np.repeat(alone, 4)
+    errors = [
+        standard_error([np.delete(rows, block).mean() for block in blocks(names)])
+        for names, rows in ((ids(40), alone), (prompts, values))
+    ]
+    assert errors[1] == pytest.approx(errors[0], rel=1e-9)
 
 
 def test_extrapolation_removes_the_bias_of_few_pictures():

@@ -127,7 +127,8 @@ def test_the_lite_kernel_distance_rises_with_every_level_of_damage(tmp_path):
     truth = np.stack([row["features"] for row in look(others, fresh)])
 
     def result(found: list[Picture]):
-        return protocol.compare(np.stack([row["features"] for row in look(own, found)]), truth)
+        ids = [picture.item.id for picture in found]
+        return protocol.compare(np.stack([row["features"] for row in look(own, found)]), truth, ids)
 
     clean = result(fresh)
     levels = {"blur": [blurred(s) for s in (0.5, 1, 2)], "grey": [greyed(s) for s in (0.5, 1)]}

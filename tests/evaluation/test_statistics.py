@@ -38,7 +38,48 @@ def test_interval_covers_the_truth():
 def test_interval_is_a_function_of_its_data():
     data = drawn(np.random.default_rng(1))
     assert statistics.interval(data) == statistics.interval(data)
-    assert statistics.interval({"a": [1.0] * 8}) == (1.0, 1.0)
+
+
+def test_draws_that_are_all_alike_are_no_interval():
+    varied = drawn(np.random.default_rng(1))["small"]
+    for data in ({"a": [0.75]}, {"a": varied, "b": [0.75]}, {"a": [0.5] * 9}):
+        assert statistics.interval(data) is None
+        assert statistics.share_interval(data) is None
+        assert statistics.detectable(data) is None
+    ties = {"a": [0.0] * 80, "b": [0.5, -0.5, 1.0]}
+    assert statistics.interval(ties) is not None, "a task without differences is no reason to say nothing of the rest"
+    assert statistics.detectable({"a": [0.0] * 80}) is None
+
+
+def test_a_task_that_is_all_right_has_wilsons_interval():
+    assert statistics.share_interval({"a": [1.0] * 80}) == pytest.approx((80 / (80 + 1.96**2), 1), abs=1e-4)
+    assert statistics.share_interval({"a": [0.0] * 80}) == pytest.approx((0, 1.96**2 / (80 + 1.96**2)), abs=1e-4)
+    assert statistics.share_interval({"a": [1.0]}) is None
+    low, high = statistics.share_interval({"a": [1.0] * 80, "b": [1.0] * 80})
+    assert high == 1 and 1 - low == pytest.approx((1 - 80 / (80 + 1.96**2)) / 2**0.5, abs=1e-4)
+    data = drawn(np.random.default_rng(1))
+    assert statistics.share_interval(data) == statistics.interval(data)
+    many, few = ({"sure": [1.0] * size, "large": data["large"]} for size in (200, 10))
+    assert statistics.share_interval(many) == pytest.approx(statistics.interval(many), abs=0.002)
+    assert statistics.share_interval(few)[0] < statistics.interval(few)[0] - 0.05, "ten prompts may hide much"
+
+
+def test_the_interval_covers_scores_near_the_end():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        scores = {tag: rng.binomial(1, 0.99, 60).astype(float) for tag in "abc"}
+        low, high = statistics.share_interval(scores)
+        hits += low <= 0.99 <= high
+    assert hits / 200 >= 0.9
+
+
+def test_tasks_weigh_what_they_are_told():
+    data = {"a": [1.0, 0.0], "b": [0.0, 0.0]}
+    assert statistics.overall(data) == 0.25
+    assert statistics.overall(data, {"a": 3, "b": 1}) == 0.375
+    assert statistics.overall(data, {"a": 3, "b": 1, "absent": 9}) == 0.375
+    assert statistics.resampled(data, {"a": 3, "b": 1}).max() == 0.75
 
 
 def test_paired_interval_is_narrower_than_the_unpaired():

@@ -26,7 +26,14 @@ from apex_cli.errors import DataError
 from apex_cli.evaluation.base import Item, Need, Observation, Observed, Picture, PromptSet
 from apex_cli.evaluation.dpg import propositions as files
 from apex_cli.evaluation.dpg.propositions import Proposition
-from apex_cli.evaluation.dpg.scoring import cascade, categories, percent, pooled_score, without_lost_parents
+from apex_cli.evaluation.dpg.scoring import (
+    PERCENT,
+    cascade,
+    categories,
+    percent,
+    pooled_score,
+    without_lost_parents,
+)
 from apex_cli.evaluation.judges.asking import Answers
 from apex_cli.evaluation.judges.base import Judge
 from apex_cli.evaluation.judges.choice import AnyJudge, JudgeConfig, choose
@@ -141,10 +148,12 @@ class Dpg:
         return Result(
             protocol=self.name,
             digits=2,
+            tier="paper" if self.name == OfficialDpg.base and self.prompts.has_all(pictures) else "standard",
             value=overall.score,
             interval=overall.interval,
             tasks={name: pooled_score(prompts, len(records)) for name, prompts in pooled.items()},
             overall=overall,
+            scale=PERCENT,
             facts={"prompts scored": len(answered), "prompts asked": len(answered) + len(dropped)},
             notes=tuple(self._notes(dropped)),
             records=records,

@@ -17,6 +17,7 @@ import numpy as np
 from apex_cli.bootstrap import SEED, bounds, rows
 from apex_cli.evaluation.dpg.propositions import CATEGORIES, Proposition
 from apex_cli.evaluation.records import Score
+from apex_cli.evaluation.statistics import share_interval
 
 PERCENT = 100
 
@@ -61,17 +62,16 @@ def pooled_score(prompts: Mapping[str, Sequence[bool]], images: int) -> Score:
     """Share of yes among all questions, in percent; the interval is of a bootstrap over prompts."""
     right = np.array([sum(answers) for answers in prompts.values()], float)
     total = np.array([len(answers) for answers in prompts.values()], float)
-    draws = rows(len(total), np.random.default_rng(SEED))
-    low, high = bounds(right[draws].sum(1) / total[draws].sum(1))
-    return Score(
-        score=float(PERCENT * right.sum() / total.sum()),
-        interval=(PERCENT * low, PERCENT * high),
-        prompts=len(total),
-        images=images,
-    )
+    pooled = float(right.sum() / total.sum())
+    if np.ptp(right / total):
+        draws = rows(len(total), np.random.default_rng(SEED))
+        interval = bounds(right[draws].sum(1) / total[draws].sum(1))
+    else:
+        interval = share_interval({"": [pooled] * len(total)})
+    return percent(Score(score=pooled, interval=interval, prompts=len(total), images=images))
 
 
 def percent(score: Score) -> Score:
     """The same in percent."""
-    low, high = score.interval or (0.0, 0.0)
-    return score.model_copy(update={"score": PERCENT * score.score, "interval": (PERCENT * low, PERCENT * high)})
+    interval = score.interval and (PERCENT * score.interval[0], PERCENT * score.interval[1])
+    return score.model_copy(update={"score": PERCENT * score.score, "interval": interval})

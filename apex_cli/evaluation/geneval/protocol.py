@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -102,7 +102,8 @@ class GenEval:
             record(picture, seen(observed["detections"][picture], observed["colors"][picture]), self.config)
             for picture in pictures
         ]
-        return result(self.name, records)
+        paper = self.name == OfficialGenEval.base and self.prompts.has_all(pictures)
+        return result(self.name, records, "paper" if paper else "standard")
 
     def certify(self, items: Sequence[Item]) -> None:
         """Nobody can draw perfect pictures of COCO's classes."""
@@ -147,13 +148,14 @@ def place(asset: Asset, chosen: Path | None) -> Path:
     return chosen or asset.require().folder
 
 
-def result(name: str, records: Sequence[ImageRecord]) -> Result:
+def result(name: str, records: Sequence[ImageRecord], tier: Literal["standard", "paper"] = "standard") -> Result:
     """Tasks in the paper's order, Overall as their plain mean, and what the official summary prints beside it."""
     records = sorted(records, key=lambda r: (TASKS.index(r.tag), r.item, r.k))
     overall, tasks = score(records), task_scores(records)
     absent = [tag for tag in TASKS if tag not in tasks]
     return Result(
         protocol=name,
+        tier=tier,
         value=overall.score,
         interval=overall.interval,
         tasks=tasks,

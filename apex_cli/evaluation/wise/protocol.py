@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from pydantic import Field
@@ -33,7 +32,6 @@ from apex_cli.evaluation.wise.scoring import (
     LEGACY,
     VERIFIED,
     Edition,
-    interval,
     read_legacy,
     read_verified,
     wiscore,
@@ -125,17 +123,17 @@ class Wise:
         records = [self.record(p, one["answers"][0][0]) for p, one in zip(pictures, said, strict=True)]
         records.sort(key=lambda r: (CATEGORIES.index(r.tag), int(r.item), r.k))
         tasks = task_scores(records)
-        values = {tag: [r.score for r in records if r.tag == tag] for tag in tasks}
-        value = self.edition.overall({tag: fmean(own) for tag, own in values.items()})
-        bounds = interval(self.edition, values)
+        overall = score(records, weights=self.edition.weights)
         read, written = tokens(said)
         absent = [name for name in CATEGORIES if name not in tasks]
         return Result(
             protocol=self.name,
-            value=value,
-            interval=bounds,
+            tier="paper" if self.name == self.base and self.prompts.has_all(pictures) else "standard",
+            value=overall.score,
+            interval=overall.interval,
             tasks=tasks,
-            overall=score(records).model_copy(update={"score": value, "interval": bounds}),
+            overall=overall,
+            weights=self.edition.weights,
             facts={"judge": self.judge.name if self.judge else "", "tokens read": read, "tokens written": written},
             notes=(f"no picture of {', '.join(absent)}: their weight is the others'",) if absent else (),
             records=records,

@@ -3,7 +3,7 @@
 `legacy`    consistency c, realism r, aesthetics a in {0, 1, 2}:  WiScore = (0.7 c + 0.2 r + 0.1 a) / 2
 `verified`  one binary score
 
-Overall is the weighted sum of the six category means. Which category a prompt is of follows from its id.
+Overall is the weighted mean of the six category means. Which category a prompt is of follows from its id.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from apex_cli.bootstrap import SEED, bounds, drawn
 
 CATEGORIES = ("cultural", "time", "space", "biology", "physics", "chemistry")
 """In the order of the paper's Table 4."""
@@ -29,7 +27,7 @@ class Edition:
     """`last`: the greatest id of each category; `weights`: of their means."""
 
     last: tuple[int, ...]
-    weights: tuple[float, ...]
+    weights: dict[str, float]
 
     def category(self, prompt_id: int) -> str:
         """Raises `LookupError` for an id of no category."""
@@ -37,14 +35,13 @@ class Edition:
             raise LookupError(f"prompt {prompt_id} is of no category")
         return CATEGORIES[int(np.searchsorted(self.last, prompt_id))]
 
-    def overall(self, means: Mapping[str, float]) -> float:
-        """The weighted sum; where categories are absent their weight goes to the others."""
-        weights = {name: weight for name, weight in zip(CATEGORIES, self.weights, strict=True) if name in means}
-        return sum(weight * means[name] for name, weight in weights.items()) / sum(weights.values())
+
+def _edition(last: Sequence[int], weights: Sequence[float]) -> Edition:
+    return Edition(tuple(last), dict(zip(CATEGORIES, weights, strict=True)))
 
 
-LEGACY = Edition((400, 567, 700, 800, 900, 1000), (0.4, 0.167, 0.133, 0.1, 0.1, 0.1))
-VERIFIED = Edition((400, 520, 640, 760, 880, 1000), (0.4, 0.12, 0.12, 0.12, 0.12, 0.12))
+LEGACY = _edition((400, 567, 700, 800, 900, 1000), (0.4, 0.167, 0.133, 0.1, 0.1, 0.1))
+VERIFIED = _edition((400, 520, 640, 760, 880, 1000), (0.4, 0.12, 0.12, 0.12, 0.12, 0.12))
 
 
 def wiscore(parts: Mapping[str, float]) -> float:
@@ -74,10 +71,3 @@ def read_verified(text: str) -> dict[str, int] | None:
     named = re.findall(r"score\W*(\d+(?:\.\d+)?)", text, re.IGNORECASE)
     numbers = set(named or re.findall(r"\d+(?:\.\d+)?", text))
     return {"score": int(numbers.pop())} if len(numbers) == 1 and numbers <= {"0", "1"} else None
-
-
-def interval(edition: Edition, values: Mapping[str, Sequence[float]]) -> tuple[float, float]:
-    """95 % percentile bootstrap of Overall over prompts, within each category."""
-    rng = np.random.default_rng(SEED)
-    draws = {name: drawn(own, rng).mean(1) for name, own in values.items()}
-    return bounds(np.asarray(edition.overall(draws)))  # type: ignore[arg-type]  # arrays add as numbers do

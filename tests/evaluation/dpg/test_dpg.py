@@ -100,6 +100,25 @@ def test_official_loses_the_first_row_and_with_it_its_prompt(folder):
     assert (shares["relation"], shares["attribute"]) == pytest.approx((0, 100))
 
 
+def test_the_papers_tier_is_the_official_script_on_all_pictures(folder):
+    whole = {item: views * 2 for item, views in ANSWERS.items()}
+    tiers = [
+        summarise(name, folder, answers).tier for name in ("dpg@official", "dpg@fixed") for answers in (whole, ANSWERS)
+    ]
+    assert tiers == ["paper", "standard", "standard", "standard"]
+
+
+def test_one_prompt_is_no_interval(folder):
+    made = summarise("dpg@fixed", folder, {"c": ANSWERS["c"]})
+    assert made.interval is None and all(score.interval is None for score in made.tasks.values())
+    right = summarise(
+        "dpg@fixed", folder, {item: [[1] * len(view) for view in views] for item, views in ANSWERS.items()}
+    )
+    low, high = right.interval
+    assert high == 100 and 30 < low < 50, "three of three"
+    assert right.tasks["entity"].interval == pytest.approx((100 * 2 / (2 + 1.96**2), 100), abs=0.01), "two of two"
+
+
 def test_official_keeps_a_prompt_that_does_not_hang_on_the_lost_row(folder):
     path = folder / "dpg_bench.csv"
     path.write_text(path.read_text().replace(",2,1,,,attribute - color (dog", ",2,0,,,attribute - color (dog").replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -15,7 +16,7 @@ from tiny_judges import clip, picture
 from apex_cli import registry
 from apex_cli.errors import DataError
 from apex_cli.evaluation import run
-from apex_cli.evaluation.base import Item
+from apex_cli.evaluation.base import Item, Picture
 from apex_cli.evaluation.geneval import mmdet
 from apex_cli.evaluation.geneval.protocol import result
 from apex_cli.evaluation.geneval.scoring import Thresholds, judge, record
@@ -115,6 +116,20 @@ def test_names_say_what_is_not_official():
     assert len(fresh.prompts.items) == 559 and fresh.prompts.name == "geneval-seed42"
     official = protocol("geneval@hf").prompts
     assert len(official.items) == 553 and official.n == 4
+
+
+def test_the_papers_tier_is_the_official_rules_on_all_pictures():
+    def tier(name, count=2212, **settings_):
+        own = protocol(name, **settings_)
+        shown = [
+            Picture(item, k, Path(item.id), f"{item.id}-{k}", (9, 9)) for item in own.prompts.items for k in range(4)
+        ]
+        said = {one: {"objects": [], "colors": []} for one in shown}
+        return own.summarise(shown[:count], {"detections": said, "colors": said}).tier
+
+    assert tier("geneval@official") == "paper"
+    assert tier("geneval@official", 2211) == tier("geneval@official", threshold=0.2) == "standard"
+    assert tier("geneval@hf") == "standard"
 
 
 def test_missing_files_are_needs_with_a_remedy(monkeypatch, tmp_path):

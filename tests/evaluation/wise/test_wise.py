@@ -17,8 +17,9 @@ from apex_cli.evaluation import run
 from apex_cli.evaluation.base import PromptSet
 from apex_cli.evaluation.jobs import Job
 from apex_cli.evaluation.settings import EvalConfig
+from apex_cli.evaluation.statistics import interval, overall
 from apex_cli.evaluation.wise.instructions import ScriptWording
-from apex_cli.evaluation.wise.scoring import LEGACY, VERIFIED, interval, read_legacy, read_verified, wiscore
+from apex_cli.evaluation.wise.scoring import LEGACY, VERIFIED, read_legacy, read_verified, wiscore
 
 SCRIPT = '''
 import openai
@@ -76,17 +77,18 @@ def test_both_weightings():
     means = dict(
         zip(("cultural", "time", "space", "biology", "physics", "chemistry"), (1, 0.5, 0.25, 0, 1, 0.5), strict=True)
     )
-    assert LEGACY.overall(means) == pytest.approx(0.4 + 0.0835 + 0.03325 + 0.1 + 0.05)
-    assert VERIFIED.overall(means) == pytest.approx(0.4 + 0.12 * 2.25)
+    ones = {name: [mean] for name, mean in means.items()}
+    assert overall(ones, LEGACY.weights) == pytest.approx(0.4 + 0.0835 + 0.03325 + 0.1 + 0.05)
+    assert overall(ones, VERIFIED.weights) == pytest.approx(0.4 + 0.12 * 2.25)
     rng = np.random.default_rng(0)
     sizes = dict(zip(means, (400, 167, 133, 100, 100, 100), strict=True))
     values = {name: rng.random(size).tolist() for name, size in sizes.items()}
     everything = [v for own in values.values() for v in own]
-    overall = LEGACY.overall({name: fmean(own) for name, own in values.items()})
-    assert overall == pytest.approx(fmean(everything)), "the legacy weights are the shares of the prompts"
-    low, high = interval(LEGACY, values)
-    assert low < overall < high and high - low == pytest.approx(4 * np.std(everything) / 1000**0.5, rel=0.15)
-    assert LEGACY.overall({"time": 0.5, "space": 0.5}) == pytest.approx(0.5)
+    value = overall(values, LEGACY.weights)
+    assert value == pytest.approx(fmean(everything)), "the legacy weights are the shares of the prompts"
+    low, high = interval(values, LEGACY.weights)
+    assert low < value < high and high - low == pytest.approx(4 * np.std(everything) / 1000**0.5, rel=0.15)
+    assert overall({"time": [0.5], "space": [0.5]}, LEGACY.weights) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,19 @@ def test_names_say_who_judged_and_in_whose_words(clone):
     assert protocol("wise@legacy", clone, endpoint={"model": "o/judge"}).name == "wise@legacy+o-judge"
     (clone / "gpt_eval.py").unlink()
     assert protocol("wise@legacy", clone, **official).name == "wise@legacy+own-wording"
+
+
+def test_the_papers_tier_is_the_own_judge_over_all_prompts(clone):
+    def tier(model, left_out=0):
+        own = protocol("wise@legacy", clone, endpoint={"model": model})
+        shown = [picture(clone, item) for item in own.prompts.items[left_out:]]
+        marks = {"consistency": 2, "realism": 1, "aesthetic_quality": 2}
+        return own.summarise(shown, {"answers": {one: {"answers": [[marks]], "raw": []} for one in shown}}).tier
+
+    assert tier("gpt-4o-2024-05-13") == "paper"
+    assert tier("gpt-4o-2024-05-13", left_out=1) == tier("o/judge") == "standard"
+    (clone / "gpt_eval.py").unlink()
+    assert tier("gpt-4o-2024-05-13") == "standard"
 
 
 def test_needs_are_named(clone, tmp_path):
