@@ -1,13 +1,9 @@
 """Intervals and comparisons whose unit is the prompt: images of one prompt are not independent.
 
 A score T is the mean of task means, each over the prompts of the task; a protocol may weigh the tasks. Its interval is
-the percentile bootstrap that draws prompts with replacement within each task. A task whose prompts are all right, or
-all wrong, has Wilson's interval instead, as every draw of it is the same; the intervals of tasks are combined by
-
-    T - sqrt(sum_t (w_t (m_t - low_t))^2)  to  T + sqrt(sum_t (w_t (high_t - m_t))^2)     (MOVER, Zou and Donner 2008)
-
-Two models on the same prompts and seeds are compared by the differences d_i of their prompt means: the interval is the
-bootstrap of d, and
+the percentile bootstrap that draws prompts with replacement within each task; where all prompts are right, or all
+wrong, every draw is the same, and it is Wilson's. Two models on the same prompts and seeds are compared by the
+differences d_i of their prompt means: the interval is the bootstrap of d, and
 
     p = (1 + #{|T(s d)| >= |T(d)|}) / (1 + R),   s_i = +-1 at random (sign flips, Phipson and Smyth 2010).
 """
@@ -15,7 +11,6 @@ bootstrap of d, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import hypot
 from statistics import fmean
 
 import numpy as np
@@ -71,27 +66,13 @@ def _can_tell(strata: Strata) -> bool:
 
 
 def share_interval(strata: Strata, weights: Weights = ALIKE) -> tuple[float, float] | None:
-    """The same for scores in 0..1, where a task may be all right or all wrong."""
-    one_sided = {tag: wilson(values[0], len(values)) for tag, values in strata.items() if _is_at_an_end(values)}
-    if not one_sided:
+    """The same for scores in 0..1. Where all prompts are right, or all wrong, Wilson's interval of so many prompts."""
+    values = [value for group in strata.values() for value in group]
+    if len(values) == 1 or set(values) not in ({0.0}, {1.0}):
         return interval(strata, weights)
-    own = [one_sided.get(tag) or interval({tag: values}) for tag, values in strata.items()]
-    if any(one is None for one in own):
-        return None
-    means, (low, high) = np.array([fmean(values) for values in strata.values()]), np.array(own).T
-    value, shares = overall(strata, weights), _shares(strata, weights)
-    return value - hypot(*(shares * (means - low))), value + hypot(*(shares * (high - means)))
-
-
-def _is_at_an_end(values: Sequence[float]) -> bool:
-    return len(values) > 1 and set(values) in ({0.0}, {1.0})
-
-
-def wilson(share: float, prompts: int) -> tuple[float, float]:
-    """95 % about the share of prompts that are right."""
     from scipy.stats import binomtest
 
-    found = binomtest(round(share * prompts), prompts).proportion_ci(LEVEL, method="wilson")
+    found = binomtest(round(sum(values)), len(values)).proportion_ci(LEVEL, method="wilson")
     return float(found.low), float(found.high)
 
 
