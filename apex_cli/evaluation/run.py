@@ -70,7 +70,7 @@ def evaluate(job: Job) -> Iterator[Progress | Estimate | Report]:
     own = [picture for picture in _collect(job).pictures if _is_mine(job, picture.item.id, picture.k)]
     for protocol in ready:
         stores = open_stores(job.folder, protocol.stages, job.shard)
-        yield from estimates(protocol.name, stores, own)
+        yield from estimates(protocol.name, stores, own, job.shard.count)
         for stage, done, total in observe(stores, own):
             yield Progress(f"{protocol.name}: {stage}", done, total)
     there = _collect(job)  # and what other shards have done meanwhile
@@ -174,7 +174,8 @@ def summarise(job: Job, protocol: Protocol, there: Collection, stores: Mapping[s
     errors = {p: [told for store in stores.values() if (told := store.failed(p))] for p in there.pictures}
     sound = [picture for picture, told in errors.items() if not told]
     if not sound:
-        told = f"no usable image among {there.expected}"
+        first = next((f", the first: {told[0]}" for told in errors.values()), "")
+        told = f"no usable image among {there.expected}{first}"
         return Result(protocol=protocol.name, status="skipped", reason=told, remedy="see the flaws in the report")
     result = protocol.summarise(sound, stores)
     failed = [f"{picture.path.name} of '{picture.item.id}': {told[0]}" for picture, told in errors.items() if told]
