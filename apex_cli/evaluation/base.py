@@ -75,20 +75,23 @@ class Picture:
     path: Path
     sha256: str
     size: tuple[int, int]
-    """Width and height in pixels."""
+    """Width and height in pixels, upright."""
     made: Mapping[str, Any] = field(default_factory=dict)
     """What is known of its making: `index`, `seed`, `nfe`, `seconds`; empty for a picture of other people."""
 
     def pixels(self) -> np.ndarray:
-        """uint8 [H, W, 3], read anew each time: nobody keeps ten thousand pictures in memory. Raises `ValueError` where
-        the file cannot be decoded."""
+        """uint8 [H, W, 3], upright as EXIF says, read anew each time: nobody keeps ten thousand pictures in memory.
+        Raises `ValueError` where the file cannot be decoded."""
         import numpy as np
         from PIL import Image
 
+        from apex_cli.evaluation.decoding import BROKEN, decode
+
         try:
             with Image.open(self.path) as image:
+                decode(image)
                 return np.array(image.convert("RGB"))
-        except (OSError, SyntaxError) as error:  # what the decoders of PIL raise for broken data, besides ValueError
+        except BROKEN as error:
             raise ValueError(f"cannot be decoded: {error}") from error
 
 

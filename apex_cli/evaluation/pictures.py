@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -22,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from apex_cli.data.ahead import ahead
 from apex_cli.errors import DataError
 from apex_cli.evaluation.base import Item, Picture
+from apex_cli.evaluation.decoding import BROKEN, ORIENTED, decode
 from apex_cli.evaluation.ledger import Ledger, Shard
 from apex_cli.evaluation.records import Flaw
 
@@ -117,44 +119,55 @@ def match(found: Sequence[File], items: Sequence[Item], n: int) -> tuple[dict[tu
             item = texts.get(prompt)
         slot = (item.id, file.k) if item else None
         if slot is None or not 0 <= file.k < n or slot in slots:
-            flaws.append(Flaw(kind="unexpected", name=str(file.path), detail=_why(item, file, n)))
+            flaws.append(Flaw(kind="unexpected", name=str(file.path), detail=_why(item, file, n, slots)))
         else:
             slots[slot] = file
     return slots, flaws
 
 
-def _why(item: Item | None, file: File, n: int) -> str:
+def _why(item: Item | None, file: File, n: int, slots: Mapping[tuple[str, int], File]) -> str:
     if item is None:
         return f"no prompt '{file.meta.get('prompt', file.id)}' in this set"
+    if first := slots.get((item.id, file.k)):
+        return f"image {file.k} of '{item.id}' is there already: {first.path.name}"
     return f"image {file.k} of '{item.id}', of which {n} are asked for"
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """What a file is: SHA-256, width, height, mode, and the `problem` of one that cannot be opened."""
-    stat = path.stat()
-    content = path.read_bytes()
-    facts = {"path": str(path), "bytes": stat.st_size, "mtime": stat.st_mtime_ns}
-    facts |= {"sha256": hashlib.sha256(content).hexdigest(), "problem": ""}
+    """What a file is: SHA-256, width and height (upright), mode, and the `problem` of one that cannot be opened."""
+    stat = _stat(path)
+    facts = {"path": str(path), "bytes": stat.st_size, "mtime": stat.st_mtime_ns, "sha256": "", "problem": ""}
+    try:
+        content = path.read_bytes()
+    except OSError as error:  # a folder of that name, a link that leads nowhere, a file of others
+        return facts | {"problem": str(error.strerror)}
+    facts["sha256"] = hashlib.sha256(content).hexdigest()
     try:
         with Image.open(io.BytesIO(content)) as image:
             if not _is_whole(content, image):
-                image.load()
+                decode(image)
             return facts | {"width": image.width, "height": image.height, "mode": image.mode}
     except UnidentifiedImageError:
         return facts | {"problem": "not an image" if content else "an empty file"}
-    except (OSError, SyntaxError, ValueError) as error:  # what the decoders of PIL raise for broken data
+    except BROKEN as error:
         return facts | {"problem": str(error)}
+
+
+def _stat(path: Path) -> os.stat_result:
+    """Of a file; of the link itself where it leads nowhere."""
+    return path.stat() if path.exists() else path.lstat()
 
 
 def _is_whole(content: bytes, image: Image.Image) -> bool:
     """Whether the file proves itself by checksums, as a PNG does: it need not be decoded before a stage asks for it.
-    One whose checksums are wrong may still be readable, and that only its decoder knows."""
-    if image.format != "PNG":
+    One whose checksums are wrong may still be readable, and that only its decoder knows; as it alone knows the size of
+    one that EXIF turns."""
+    if image.format != "PNG" or any(mark in content for mark in ORIENTED):
         return False
     try:
         with Image.open(io.BytesIO(content)) as other:
             other.verify()
-    except (OSError, SyntaxError, ValueError):
+    except BROKEN:
         return False
     return True
 
@@ -183,7 +196,7 @@ class Inspector:
         return row
 
     def find(self, path: Path) -> dict[str, Any] | None:
-        stat = path.stat()
+        stat = _stat(path)
         return self.known.get((str(path), stat.st_size, stat.st_mtime_ns))
 
 
@@ -202,8 +215,9 @@ def collect(
             if row["problem"]:
                 flaws.append(Flaw(kind="unreadable", name=str(file.path), detail=row["problem"]))
                 continue
-            if row["mode"] in GREY_MODES:
-                flaws.append(Flaw(kind="greyscale", name=str(file.path), detail=f"mode {row['mode']}"))
+            if row["mode"] != "RGB":
+                kind = "greyscale" if row["mode"] in GREY_MODES else "not RGB"
+                flaws.append(Flaw(kind=kind, name=str(file.path), detail=f"mode {row['mode']}"))
             size = (row["width"], row["height"])
             pictures.append(Picture(item, k, file.path, row["sha256"], size, made.get(str(file.path), {})))
     return Collection(pictures, [*flaws, *_odd_sizes(pictures)], items, n)

@@ -140,9 +140,9 @@ class Setting(Section):
 
 class Flaw(Section):
     """One image that is not as it should be. `kind`: missing, unreadable, unexpected (no prompt asks for it), and of
-    images that are measured all the same: greyscale, odd size."""
+    images that are measured all the same, as RGB: greyscale, not RGB (transparent, palette, CMYK), odd size."""
 
-    kind: Literal["missing", "unreadable", "unexpected", "greyscale", "odd size"]
+    kind: Literal["missing", "unreadable", "unexpected", "greyscale", "not RGB", "odd size"]
     name: str
     detail: str = ""
 

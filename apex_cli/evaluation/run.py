@@ -109,7 +109,7 @@ def _skipped(protocol: Protocol, reason: str, remedy: str) -> Result:
 
 def _observe(job: Job, protocol: Protocol, own: Sequence[Picture]) -> Iterator[Progress | Estimate]:
     stores = open_stores(job.folder, protocol.stages, job.shard)
-    yield from estimates(protocol.name, stores, own)
+    yield from estimates(protocol.name, stores, own, job.shard.count)
     for stage, done, total in observe(stores, own):
         yield Progress(f"{protocol.name}: {stage}", done, total)
 
@@ -204,7 +204,8 @@ def summarise(job: Job, protocol: Protocol, there: Collection, stores: Mapping[s
     errors = {p: [told for store in stores.values() if (told := store.failed(p))] for p in there.pictures}
     sound = [picture for picture, told in errors.items() if not told]
     if not sound:
-        return _skipped(protocol, f"no usable image among {there.expected}", "see the flaws in the report")
+        first = next((f", the first: {told[0]}" for told in errors.values()), "")
+        return _skipped(protocol, f"no usable image among {there.expected}{first}", "see the flaws in the report")
     result = protocol.summarise(sound, stores)
     failed = [f"{picture.path.name} of '{picture.item.id}': {told[0]}" for picture, told in errors.items() if told]
     notes = (*result.notes, *([f"{len(failed)} images could not be judged: {'; '.join(failed[:3])}"] if failed else []))

@@ -10,9 +10,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 
+class Raw(bytes):
+    """Sent as it is in the place of a response."""
+
+
+CUT = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
+GARBLED = Raw(b"BANANA 2000\r\n\r\n")
+
+
 class Scripted(ThreadingHTTPServer):
-    """`script`: function of (how many requests came before, the request's JSON) -> text, status code, or seconds of
-    silence before a body that is no answer."""
+    """`script`: function of (how many requests came before, the request's JSON) -> text, status code, raw bytes, or
+    seconds of silence before a body that is no answer."""
 
     daemon_threads = True
 
@@ -41,6 +49,9 @@ class Handler(BaseHTTPRequestHandler):
             made = "too late"
         if isinstance(made, int):
             self.send_error(made)
+            return
+        if isinstance(made, Raw):
+            self.wfile.write(made)
             return
         usage = {"prompt_tokens": 1_000, "completion_tokens": 10}
         answer = made if isinstance(made, bytes) else json.dumps(

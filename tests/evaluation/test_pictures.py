@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from apex_cli.errors import DataError
 from apex_cli.evaluation import pictures
@@ -81,6 +81,44 @@ def test_every_flaw_is_named(tmp_path):
     assert len(found.pictures) + kinds["unreadable"] + kinds["missing"] == found.expected == 9
 
 
+def test_what_is_not_rgb_is_named_and_measured(tmp_path):
+    modes = {"png": ("RGBA", "P", "L", "LA"), "jpg": ("CMYK", "RGB")}
+    made = [(mode, suffix) for suffix, own in modes.items() for mode in own]
+    for k, (mode, suffix) in enumerate(made):
+        draw(tmp_path / "00000" / "samples" / f"{k:04d}.{suffix}", mode=mode)
+    found = collection(tmp_path, len(made))
+    named = [(flaw.kind, flaw.detail) for flaw in found.flaws if flaw.kind != "missing"]
+    kinds = {"RGBA": "not RGB", "P": "not RGB", "CMYK": "not RGB", "L": "greyscale", "LA": "greyscale"}
+    assert named == [(kinds[mode], f"mode {mode}") for mode, _ in made if mode != "RGB"]
+    assert all(p.pixels().shape == (8, 8, 3) for p in found.pictures) and len(found.pictures) == len(made)
+
+
+def test_a_second_file_of_one_place_is_named_with_the_first(tmp_path):
+    for name in ("00001.jpg", "00001.png"):
+        draw(tmp_path / name)
+    (flaw,) = [flaw for flaw in collection(tmp_path).flaws if flaw.kind == "unexpected"]
+    assert Path(flaw.name).name == "00001.png" and flaw.detail == "image 0 of '00001' is there already: 00001.jpg"
+
+
+def turned(path: Path, orientation: int = 6) -> np.ndarray:
+    """A picture of 8 x 6 whose EXIF asks for a turn; its pixels as they are stored."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    cells = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(cells).save(path, exif=exif, lossless=True)
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_pictures_stand_upright_as_exif_says(suffix, tmp_path):
+    stored = turned(tmp_path / f"00000.{suffix}")
+    (one,) = collection(tmp_path).pictures
+    assert one.size == (6, 8)
+    assert (one.pixels() == np.rot90(stored, -1)).all()
+
+
 def test_a_folder_without_prompts_names_its_own(tmp_path):
     for name in ("a", "b-1", "b-0"):
         draw(tmp_path / f"{name}.png")
@@ -138,9 +176,9 @@ def decoded(path: Path) -> tuple:
     """What `inspect` has to say of a file, found by decoding it."""
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
-            image.load()
-            return image.width, image.height, image.mode, True
-    except (OSError, SyntaxError, ValueError):
+            upright = ImageOps.exif_transpose(image)
+            return upright.width, upright.height, image.mode, True
+    except (OSError, SyntaxError, ValueError, struct.error):
         return None, None, None, False
 
 
@@ -162,6 +200,19 @@ def test_what_is_not_decoded_is_judged_as_if_it_were(kind, tmp_path):
     for place in range(0, len(whole), max(1, len(whole) // 100)):
         for content in (whole[:place], whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]):
             path.write_bytes(content)
+            assert inspected(path) == decoded(path), place
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of EXIF that it skips
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_neither_is_one_with_exif(suffix, tmp_path):
+    path = tmp_path / f"picture.{suffix}"
+    turned(path)
+    whole = path.read_bytes()
+    assert inspected(path) == decoded(path) == (6, 8, "RGB", True)
+    for place in range(0, len(whole), max(1, len(whole) // 300)):
+        for change in (0x55, 0xFF):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
             assert inspected(path) == decoded(path), place
 
 
@@ -218,6 +269,27 @@ def test_missing_and_broken_images_make_a_result_partial(own, job, tmp_path):
     result = report.results["shapes"]
     assert (result.status, result.found, result.expected) == ("partial", 10, 12)
     assert Counter(flaw.kind for flaw in report.flaws) == {"missing": 1, "unreadable": 1}
+
+
+def test_hostile_files_are_named_and_stop_nothing(own, job, tmp_path, monkeypatch):
+    """A folder called like a picture, a link that leads nowhere, and a picture too large to be opened."""
+    import shutil
+
+    images = Path(shutil.copytree(own[0] / "images", tmp_path / "images"))
+    folder, link, bomb, *_ = sorted(images.rglob("*.png"))
+    for path in (folder, link):
+        path.unlink()
+    folder.mkdir()
+    link.symlink_to(tmp_path / "gone.png")
+    draw(bomb, size=300)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
+    *_, report = evaluate(job(images, EvalConfig(prompts=6, n=2), tmp_path / "e"))
+    result = report.results["shapes"]
+    assert (result.status, result.found, result.expected) == ("partial", 9, 12)
+    told = {flaw.name: flaw.detail for flaw in report.flaws if flaw.kind == "unreadable"}
+    assert told.keys() == {str(folder), str(link), str(bomb)}
+    assert (told[str(folder)], told[str(link)]) == ("Is a directory", "No such file or directory")
+    assert "exceeds limit" in told[str(bomb)]
 
 
 def test_a_picture_with_right_checksums_that_cannot_be_decoded_is_named_by_its_stage(own, job, tmp_path):

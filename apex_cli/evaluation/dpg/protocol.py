@@ -37,13 +37,17 @@ from apex_cli.evaluation.dpg.scoring import (
 from apex_cli.evaluation.judges.asking import Answers
 from apex_cli.evaluation.judges.base import Judge
 from apex_cli.evaluation.judges.choice import AnyJudge, JudgeConfig, choose
+from apex_cli.evaluation.judges.official import Official
 from apex_cli.evaluation.needs import Named
 from apex_cli.evaluation.records import ImageRecord, Result
 from apex_cli.evaluation.scores import score
 
 CSV = "dpg_bench.csv"
 IMAGES = 4
-JUDGE = "mplug"
+PROMPTS = 1_065
+WEIGHTS = "mplug_visual-question-answering_coco_large_en"
+"""Of mPLUG-large at ModelScope, once damo's and now iic's."""
+MPLUG = Official(("mplug-large", f"damo/{WEIGHTS}", f"iic/{WEIGHTS}"))
 PLEASE = "Answer the question about the picture with yes or no, in one word.\n{}"
 
 
@@ -62,15 +66,15 @@ class Dpg:
 
     def __init__(self, config: DpgConfig):
         self.config = config
-        self.judge: Judge | None = choose(config.judge)
+        self.judge: Judge | None = choose(config.judge, MPLUG)
 
     @property
     def by_mplug(self) -> bool:
-        return self.judge is None or JUDGE in self.judge.name.lower()
+        return self.judge is None or MPLUG.is_called(self.judge.name)
 
     @property
     def name(self) -> str:
-        return self.base if self.by_mplug else f"{self.base}+{self.judge.name.replace('/', '-')}"  # type: ignore[union-attr]
+        return "+".join([self.base, *(MPLUG.label(self.judge) if self.judge else [])])
 
     @property
     def needs(self) -> Sequence[Need]:
@@ -88,6 +92,9 @@ class Dpg:
             raise DataError(
                 f"'{self._folder}' has no prompts/*.txt.", "Take the folder dpg_bench of ELLA's repository."
             )
+        if lost := sorted(self.asked.keys() - texts.keys()):
+            told = f"'{self._folder}' is not whole: {len(lost)} of the {len(self.asked)} prompts in {CSV} have no text"
+            raise DataError(f"{told}, the first: prompts/{lost[0]}.txt.", "Take the folder dpg_bench as it is.")
         items = tuple(Item(id=name, tag="dpg", prompt=text) for name, text in texts.items())
         return PromptSet("dpg", items, IMAGES // self.cells)
 
@@ -160,9 +167,11 @@ class Dpg:
         )
 
     def _notes(self, dropped: Mapping[str, str]) -> list[str]:
+        count = len(self.asked)
+        other = [f"a set of {count:,} prompts, where DPG-Bench has {PROMPTS:,}"] * (count != PROMPTS)
         quirks = ["quirks of the official script: first row lost, categories from the last picture"] * self.official
         lost = [f"{len(dropped)} prompts dropped: {', '.join(f'{i} ({why})' for i, why in dropped.items())}"]
-        return quirks + lost * bool(dropped)
+        return other + quirks + lost * bool(dropped)
 
     def _wanted(self, item: str) -> dict[int, Proposition]:
         rows = self.scored.get(item, {})

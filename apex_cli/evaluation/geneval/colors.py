@@ -11,7 +11,6 @@ a model that lost it (plain names of open_clip since 2.29) answers differently w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from apex_cli.evaluation.geneval_prompts import COLORS
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 1
+VERSION = 2
 TEMPLATES = ("a photo of a {color} {kind}", "a photo of a {color}-colored {kind}", "a photo of a {color} object")
 OUTSIDE = "#999"
 SCALE = 100.0
@@ -61,7 +60,9 @@ class ColorNamer:
         import torch
         from torch.nn.functional import normalize
 
-        pixels = torch.from_numpy(np.stack(self._processor(crops)["pixel_values"])).to(self.device)
+        from apex_cli.evaluation import resizing
+
+        pixels = torch.stack([resizing.clip(np.asarray(crop), self.clip.side) for crop in crops]).to(self.device)
         with torch.inference_mode(), self._autocast():
             made = self.clip.model.get_image_features(pixel_values=pixels).pooler_output
         return normalize(made.float(), dim=-1)
@@ -82,14 +83,6 @@ class ColorNamer:
         each = normalize(made.float(), dim=-1).reshape(len(COLORS), len(TEMPLATES), -1)
         return normalize(each.mean(1), dim=-1)
 
-    @cached_property
-    def _processor(self) -> Any:
-        """CLIP's own: the shorter side to its size (bicubic, in PIL), the centre, its mean and deviation."""
-        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-        side = self.clip.side
-        return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-
     def _autocast(self) -> Any:
         import torch
 
@@ -102,5 +95,4 @@ def crop(pixels: np.ndarray, thing: Seen) -> Image.Image:
     if thing.mask is not None:
         mask = Image.fromarray(from_runs(thing.mask, image.size))
         image = Image.composite(image, Image.new("RGB", image.size, OUTSIDE), mask)
-    x0, y0, x1, y1 = map(round, thing.box)
-    return image.crop((x0, y0, x1, y1))
+    return image.crop(thing.corners)

@@ -1,16 +1,19 @@
 """The door for the detector that GenEval was made with: what mmdet found, one JSON line a picture.
 
-    {"filename": ".../00007/samples/00002.png", "objects": [{"kind": "dog", "box": [x0, y0, x1, y1], "confidence": 0.98,
-     "mask": [run lengths, row by row, the background first]}]}
+    {"filename": ".../00007/samples/00002.png", "sha256": "...", "objects": [{"kind": "dog", "box": [x0, y0, x1, y1],
+     "confidence": 0.98, "mask": [run lengths, row by row, the background first]}]}
 
-`mask` may be left out, as the official code allows; colours are then read from the whole box. docs/evaluation.md has
-the lines of Python that write this file where mmdet 2.x is installed.
+`mask` may be left out, as the official code allows; colours are then read from the whole box. `sha256` of the picture's
+file may be left out too, but only with it a line cannot pass for what was found in another model's picture of the same
+name: without it nothing but the size of the masks is compared. docs/evaluation.md has the lines of Python that write
+this file where mmdet 2.x is installed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -50,23 +53,50 @@ class RecordedDetections:
         return [self._find(picture) for picture in pictures]
 
     def _find(self, picture: Picture) -> Observation:
-        objects = self.rows.get((picture.item.id, picture.k))
-        return {"error": f"not in {self.path.name}"} if objects is None else {"objects": objects}
+        line = self.rows.get((picture.item.id, picture.k))
+        if line is None:
+            return {"error": f"not in {self.path.name}"}
+        if line.sha256 not in ("", picture.sha256):
+            return {"error": f"what {self.path.name} says is of another picture"}
+        width, height = picture.size
+        if any(seen.mask is not None and sum(seen.mask) != width * height for seen in line.objects):
+            return {"error": f"the masks in {self.path.name} are not of {width} x {height} pixels"}
+        return {"objects": [seen.to_json() for seen in line.objects]}
 
 
-def read(path: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
-    """(prompt id, k) -> objects; a line that is none of the above raises `DataError` with its number."""
-    rows = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+@dataclass(frozen=True)
+class Line:
+    """What was found in a picture. `sha256`: of its file; "" where the line does not say."""
+
+    objects: tuple[Seen, ...]
+    sha256: str
+
+
+def read(path: Path) -> dict[tuple[str, int], Line]:
+    """By prompt id and k; a line that is none of the above raises `DataError` with its number."""
+    lines = {}
+    for number, text in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            row = json.loads(line)
-            rows[place(row["filename"])] = [Seen.from_json(one).to_json() for one in row["objects"]]
-        except (ValueError, KeyError, TypeError) as error:
+            row = json.loads(text)
+            objects = tuple(_seen(one) for one in row["objects"])
+            lines[place(row["filename"])] = Line(objects, str(row.get("sha256", "")))
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             told = f"{path}, line {number}: no detections of a picture ({type(error).__name__}: {error})."
             raise DataError(told, REMEDY) from error
-        if strange := sorted({one["kind"] for one in rows[place(row["filename"])]} - set(CLASSES)):
-            raise DataError(f"{path}, line {number}: GenEval has no class '{strange[0]}'.", REMEDY)
-    return rows
+    return lines
+
+
+def _seen(row: Mapping[str, Any]) -> Seen:
+    """Raises `ValueError` for what no rule and no crop could take."""
+    seen = Seen.from_json(row)
+    if seen.kind not in CLASSES:
+        raise ValueError(f"GenEval has no class '{seen.kind}'")
+    x0, y0, x1, y1 = seen.corners
+    if x0 >= x1 or y0 >= y1:
+        raise ValueError(f"the box of the {seen.kind} holds no pixel")
+    if any(type(run) is not int or run < 0 for run in seen.mask or ()):
+        raise ValueError(f"the mask of the {seen.kind} is not made of run lengths")
+    return seen
 
 
 def place(filename: str) -> tuple[str, int]:

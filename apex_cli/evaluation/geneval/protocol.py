@@ -21,7 +21,7 @@ from apex_cli.evaluation.base import Item, Need, Observed, Picture, PromptSet, S
 from apex_cli.evaluation.geneval.canary import Strictness
 from apex_cli.evaluation.geneval.mmdet import RecordedDetections
 from apex_cli.evaluation.geneval.scoring import Thresholds, record
-from apex_cli.evaluation.geneval.stages import Colors, Detections, seen
+from apex_cli.evaluation.geneval.stages import WEIGHTS, Colors, Detections, seen
 from apex_cli.evaluation.needs import Named
 from apex_cli.evaluation.records import ImageRecord, Result
 from apex_cli.evaluation.scores import by_prompt, score, task_scores
@@ -128,11 +128,9 @@ class OfficialGenEval(GenEval):
 
     @property
     def needs(self) -> Sequence[Need]:
-        how = "write it where mmdet 2.x runs (docs/evaluation.md)"
-        return (
-            Named("the detections of mmdet", "geneval@official.detections", how, self.config.detections),
-            self.clip,
-        )
+        how, path = "write it where mmdet 2.x runs (docs/evaluation.md)", self.config.detections
+        found = path if path and path.is_file() else None
+        return Named("the detections of mmdet", "geneval@official.detections", how, found), self.clip
 
     @cached_property
     def detections(self) -> Stage:
@@ -141,7 +139,7 @@ class OfficialGenEval(GenEval):
 
 def need(asset: Asset, setting: str, chosen: Path | None) -> Need:
     """The published asset, or the folder that a user names instead."""
-    return asset if chosen is None else Named(asset.id, setting, "name a folder that exists", chosen)
+    return asset if chosen is None else Named(WEIGHTS, setting, "name a folder that has it", chosen / WEIGHTS)
 
 
 def place(asset: Asset, chosen: Path | None) -> Path:

@@ -27,6 +27,12 @@ class Seen:
         """The most probable; "" where nobody asked."""
         return max(self.colors, key=self.colors.__getitem__) if self.colors else ""
 
+    @property
+    def corners(self) -> tuple[int, int, int, int]:
+        """The box rounded to whole pixels, as Pillow crops it."""
+        x0, y0, x1, y1 = self.box
+        return round(x0), round(y0), round(x1), round(y1)
+
     def to_json(self) -> dict[str, Any]:
         row = {"kind": self.kind, "box": list(self.box), "confidence": self.confidence}
         return row if self.mask is None else {**row, "mask": list(self.mask)}

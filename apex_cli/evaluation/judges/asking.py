@@ -1,7 +1,7 @@
 """The stage of answers: questions to a judge, what it wrote word for word, and what could be read from it.
 
-An answer that cannot be read is asked for again, `READINGS` times in all. What is still missing then is an error of
-the picture: counted, reported, and asked again by the next run; nothing is dropped in silence.
+An answer that cannot be read is asked for again where the judge may give another. What is still missing then is an
+error of the picture: counted, reported, and asked again by the next run; nothing is dropped in silence.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apex_cli.errors import UsageError
+from apex_cli.errors import SetupError, UsageError
 from apex_cli.evaluation.base import Item, Observation, Picture
 from apex_cli.evaluation.judges.base import Answer, Estimate, Judge, Query, append, record_row
 from apex_cli.evaluation.observations import Store
 
-READINGS = 3
 Read = Callable[[str], Any]
 """Text -> a JSON value, or None where it cannot be read."""
 
@@ -74,13 +73,17 @@ class Answers:
         """Query key -> its answers, the last of which is the best there is."""
         got: dict[str, list[Answer]] = {}
         open_ = list({query.key: query for query in queries}.values())
-        for _ in range(READINGS):
-            answers = self.judge.ask(open_)
-            if self.record:
-                append(self.record, [record_row(q, a, self.judge.name) for q, a in zip(open_, answers, strict=True)])
-            for query, answer in zip(open_, answers, strict=True):
-                got.setdefault(query.key, []).append(answer)
-            open_ = [q for q, a in zip(open_, answers, strict=True) if not a.error and self.read(a.text) is None]
+        for _ in range(self.judge.readings):
+            try:
+                for query, answer in self.judge.ask(open_):
+                    if self.record:  # at once: it may have been paid for
+                        append(self.record, [record_row(query, answer, self.judge.name)])
+                    got.setdefault(query.key, []).append(answer)
+            except SetupError:
+                if all(answer.error for answers in got.values() for answer in answers):
+                    raise
+                break  # what was answered is kept; the next pictures meet the refusal
+            open_ = [q for q in open_ if not (last := got[q.key][-1]).error and self.read(last.text) is None]
         return got
 
     def _observation(self, views: Sequence[Sequence[Query]], got: Mapping[str, Sequence[Answer]]) -> Observation:
@@ -95,18 +98,22 @@ class Answers:
         return None if answer.error else self.read(answer.text)
 
     def _told(self, lacking: Sequence[Answer]) -> str:
-        first = lacking[0]
-        why = first.error or f"unreadable after {READINGS} answers: '{first.text[:60]}'"
+        first, readings = lacking[0], self.judge.readings
+        times = f" after {readings} answers" * (readings > 1)
+        why = first.error or f"unreadable{times}: '{first.text[:60]}'"
         return why if len(lacking) == 1 else f"{len(lacking)} questions without an answer, the first: {why}"
 
 
-def estimates(protocol: str, stores: Mapping[str, Store], pictures: Sequence[Picture]) -> Iterator[Estimate]:
-    """What judges who are paid will cost for what they have not answered yet; raises `UsageError` after one that passes
-    its budget, before anything is asked."""
+def estimates(
+    protocol: str, stores: Mapping[str, Store], pictures: Sequence[Picture], workers: int = 1
+) -> Iterator[Estimate]:
+    """What judges who are paid will cost for what they have not answered yet, with the budget of one of `workers`;
+    raises `UsageError` after one that passes it, before anything is asked."""
     for store in stores.values():
         missing = [picture for picture in pictures if store.lacks(picture)]
         if not missing or not isinstance(store.stage, Answers):
             continue
+        store.stage.judge.share(workers)
         if estimate := store.stage.estimate(missing, protocol):
             yield estimate
             if estimate.passes_budget and not estimate.until_spent:

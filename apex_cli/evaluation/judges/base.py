@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,6 +83,20 @@ class Judge(Protocol):
         """JSON: what its answers depend on."""
         ...
 
+    @property
+    def unusual(self) -> Sequence[str]:
+        """What of its settings should stand in the name of a protocol."""
+        ...
+
+    @property
+    def readings(self) -> int:
+        """How often a question is asked at most, while the answer cannot be read; 1 where it would be the same."""
+        ...
+
+    def share(self, workers: int) -> None:
+        """Its budget is that of so many processes together."""
+        ...
+
     def open(self) -> None:
         """Load what there is to load; raises `SetupError`."""
         ...
@@ -91,8 +105,9 @@ class Judge(Protocol):
         """What they will cost; None for a judge that nobody is paid for."""
         ...
 
-    def ask(self, queries: Sequence[Query]) -> list[Answer]:
-        """One answer a query, errors included; it raises only where no other query could fare better."""
+    def ask(self, queries: Sequence[Query]) -> Iterator[tuple[Query, Answer]]:
+        """One answer a query as they arrive, errors included. `SetupError` after the last one where a refusal holds for
+        all questions to come."""
         ...
 
 

@@ -1,38 +1,46 @@
 """Any endpoint that speaks OpenAI's chat completions: POST URL/chat/completions with the picture as a data address.
 
-Every question is asked until an answer comes or `attempts` are spent; timeouts, cut connections, 429, 5xx and bodies
-that are no answer are tried again after 1, 2, 4... times `wait` seconds. A refusal that holds for all questions (401,
-403, 404, 400) stops the run. The whole cost is estimated before the first question; what has been paid is counted, and
-nothing is asked that could pass the budget.
+Every question is asked until an answer comes or `attempts` are spent; timeouts, cut connections, 408, 429, 5xx and
+bodies that are no answer are tried again after 1, 2, 4... times `wait` seconds. Another refusal, such as 400 for a
+picture that the endpoint does not like, is the error of that answer; one that holds for all questions (401, 403, 404)
+stops the run. The whole cost is estimated before the first question; what has been paid is counted, and nothing is
+asked that could pass the budget.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from http.client import HTTPException
 from typing import Any
 
+from PIL import Image
 from pydantic import Field
 
 from apex_cli.config import Section
 from apex_cli.errors import SetupError
 from apex_cli.evaluation.judges.base import Answer, Estimate, Query
 
-FATAL = (400, 401, 403, 404)
+FATAL = (401, 403, 404)
+PASSING = (408, 429)
+"""Besides 5xx: what may be gone the next time."""
+READINGS = 3
 CHARACTERS_PER_TOKEN = 4
 IMAGE_TOKENS = 1_000
 """Of a picture, for estimates: OpenAI counts 765 for 1024 x 1024, vision models of the Qwen family 1,000 to 1,300."""
 
 
 class EndpointConfig(Section):
-    url: str = "https://api.openai.com/v1"
+    url: str = Field(default="https://api.openai.com/v1", pattern="^https?://")
     """Up to and without `/chat/completions`."""
     model: str = ""
     """As the endpoint calls it."""
@@ -48,20 +56,30 @@ class EndpointConfig(Section):
     max_tokens: int = Field(default=2_000, ge=1)
     """Cap of an answer; estimates count it in full."""
     temperature: float = Field(default=0, ge=0)
+    thinking: bool | None = None
+    """Whether a judge that can think does so before it answers, sent as vLLM and SGLang read it.  [default: as the
+    benchmark asks its own judge; else the endpoint decides]"""
     extra: dict[str, Any] = Field(default_factory=dict)
-    """Further keys of the request, e.g. {"chat_template_kwargs": {"enable_thinking": false}}."""
+    """Further keys of the request, e.g. {"seed": 0}; they stand in the name of the protocol."""
     price_read: float = Field(default=0, ge=0)
     """US dollars for a million tokens that the judge reads; 0 where it costs nothing."""
     price_written: float = Field(default=0, ge=0)
     budget: float | None = Field(default=None, gt=0)
-    """US dollars for what one run asks. Nothing is asked if the estimate is higher."""
+    """US dollars for what one run asks, all of its workers together. Nothing is asked if the estimate is higher."""
     until_spent: bool = False
     """Begin although the estimate is higher, and stop where the next answer could pass the budget."""
 
 
 class Endpoint:
-    def __init__(self, config: EndpointConfig):
+    """`thinking`: what the benchmark asks of it, where the user says nothing."""
+
+    readings = READINGS
+
+    def __init__(self, config: EndpointConfig, thinking: bool | None = None):
         self.config = config
+        self.thinking = thinking if config.thinking is None else config.thinking
+        self.budget = config.budget
+        self.refusal: SetupError | None = None
         self.spent = 0.0
         self.promised = 0.0
         self._lock = threading.Lock()
@@ -74,7 +92,17 @@ class Endpoint:
     def identity(self) -> Mapping[str, Any]:
         """Where it is served, how often and how fast it is asked does not change what it says."""
         settings = self.config.model_dump(mode="json", include={"temperature", "max_tokens", "extra"})
-        return {"judge": self.config.model, **settings}
+        thinking = {} if self.thinking is None else {"thinking": self.thinking}
+        return {"judge": self.config.model, **settings, **thinking}
+
+    @property
+    def unusual(self) -> list[str]:
+        temperature = self.config.temperature
+        asked = [f"temperature{temperature:g}"] * (temperature != 0) + ["thinking"] * bool(self.thinking)
+        return [*asked, *sorted(self.config.extra)]
+
+    def share(self, workers: int) -> None:
+        self.budget = None if self.config.budget is None else self.config.budget / workers
 
     def open(self) -> None:
         if not self.config.model:
@@ -83,26 +111,37 @@ class Endpoint:
     def estimate(self, queries: Sequence[Query], protocol: str) -> Estimate:
         """Before anything is sent."""
         read, written = sum(map(_tokens, queries)), self.config.max_tokens * len(queries)
-        dollars, limits = self._price(read, written), (self.config.budget, self.config.until_spent)
+        dollars, limits = self._price(read, written), (self.budget, self.config.until_spent)
         return Estimate(protocol, self.name, len(queries), read, written, dollars, *limits)
 
-    def ask(self, queries: Sequence[Query]) -> list[Answer]:
-        """In parallel, in the order of the queries."""
-        with ThreadPoolExecutor(self.config.workers) as pool:
-            return list(pool.map(self._one, queries))
+    def ask(self, queries: Sequence[Query]) -> Iterator[tuple[Query, Answer]]:
+        """In parallel."""
+        pool = ThreadPoolExecutor(self.config.workers)
+        try:
+            asked = {pool.submit(self._one, query): query for query in queries}
+            for answered in as_completed(asked):
+                yield asked[answered], answered.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+        if self.refusal:
+            raise self.refusal
 
     def _one(self, query: Query) -> Answer:
         told = ""
         for attempt in range(1, self.config.attempts + 1):
+            if self.refusal:
+                return Answer(error=self.refusal.message, attempts=attempt - 1)
             share = self._price(_tokens(query), self.config.max_tokens)
             if not self._promise(share):
-                told = f"the budget of ${self.config.budget:g} is spent (${self.spent:.2f})"
+                told = f"the budget of ${self.budget:g} is spent (${self.spent:.2f})"
                 return Answer(error=told, attempts=attempt - 1)
             try:
                 text, tokens = self._post(query)
                 return Answer(text, "", attempt, tokens)
             except _Failure as failure:
                 told = str(failure)
+                if not failure.passing:
+                    return Answer(error=told, attempts=attempt)
             finally:
                 self._release(share)
             if attempt < self.config.attempts:
@@ -117,19 +156,23 @@ class Endpoint:
             with urllib.request.urlopen(request, timeout=self.config.timeout) as response:
                 content = response.read()
         except urllib.error.HTTPError as error:
-            self._refused(error)
-        except OSError as error:  # also timeouts and cut connections
+            raise self._refused(error) from error
+        except (OSError, HTTPException) as error:  # also timeouts, cut connections and bodies
             raise _Failure(f"{type(error).__name__}: {getattr(error, 'reason', error)}") from error
         return self._answer(content, query)
 
-    def _refused(self, error: urllib.error.HTTPError) -> None:
+    def _refused(self, error: urllib.error.HTTPError) -> _Failure:
         told = f"HTTP {error.code} {error.reason}"
+        if error.code in PASSING or error.code >= 500:
+            return _Failure(told)
         if error.code in FATAL:
-            raise SetupError(
+            self.refusal = SetupError(
                 f"The judge at {self.config.url} refuses: {told}.",
                 f"Check judge.url, judge.model and ${self.config.key_variable}.",
-            ) from error
-        raise _Failure(told) from error
+            )
+        with suppress(OSError, HTTPException):
+            told = f"{told}: {' '.join(error.read(500).decode(errors='replace').split())}"
+        return _Failure(told, passing=False)
 
     def _answer(self, content: bytes, query: Query) -> tuple[str, tuple[int, int]]:
         """The text of a response, and its tokens, which are paid whatever they say."""
@@ -149,14 +192,15 @@ class Endpoint:
         return text, tokens
 
     def _body(self, query: Query) -> dict[str, Any]:
-        picture = base64.b64encode(query.picture.path.read_bytes()).decode()
-        kind = "jpeg" if query.picture.path.suffix.lower() in (".jpg", ".jpeg") else "png"
-        content = [
-            {"type": "text", "text": query.text},
-            {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{picture}"}},
-        ]
+        picture = query.picture.path.read_bytes()
+        with Image.open(io.BytesIO(picture)) as image:  # what it is, whatever it is called
+            kind = image.get_format_mimetype()
+        address = f"data:{kind};base64,{base64.b64encode(picture).decode()}"
+        content = [{"type": "text", "text": query.text}, {"type": "image_url", "image_url": {"url": address}}]
         system = [{"role": "system", "content": query.system}] if query.system else []
-        settings = {"temperature": self.config.temperature, "max_tokens": self.config.max_tokens}
+        settings: dict[str, Any] = {"temperature": self.config.temperature, "max_tokens": self.config.max_tokens}
+        if self.thinking is not None:
+            settings["chat_template_kwargs"] = {"enable_thinking": self.thinking}
         messages = [*system, {"role": "user", "content": content}]
         return {"model": self.config.model, "messages": messages, **settings, **self.config.extra}
 
@@ -171,7 +215,7 @@ class Endpoint:
     def _promise(self, dollars: float) -> bool:
         """Set money aside for a request, so that those under way together cannot pass the budget."""
         with self._lock:
-            if self.config.budget is not None and self.spent + self.promised + dollars > self.config.budget:
+            if self.budget is not None and self.spent + self.promised + dollars > self.budget:
                 return False
             self.promised += dollars
             return True
@@ -191,4 +235,8 @@ def _tokens(query: Query) -> int:
 
 
 class _Failure(Exception):
-    """An attempt that may fare better the next time."""
+    """An attempt without an answer. `passing`: whether the next one may fare better."""
+
+    def __init__(self, told: str, passing: bool = True):
+        super().__init__(told)
+        self.passing = passing

@@ -1,10 +1,10 @@
 """A judge that runs here, through transformers: models for visual question answering (BLIP), and vision-language models
-with a chat template (Qwen-VL, LLaVA, SmolVLM). Greedy decoding, one question at a time.
+with a chat template (Qwen-VL, LLaVA, SmolVLM). Greedy decoding, one question at a time, no thinking before the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from apex_cli.evaluation.judges.base import Answer, Query
 
 
 class Local:
-    """The model of `folder`, on the accelerator if there is one."""
+    """The model of `folder`, on the accelerator if there is one. `max_tokens`: cap of an answer."""
 
-    def __init__(self, folder: Path, max_tokens: int = 40):
+    readings, unusual = 1, ()
+
+    def __init__(self, folder: Path, max_tokens: int):
         self.folder, self.max_tokens = folder, max_tokens
 
     @property
@@ -57,16 +59,22 @@ class Local:
             raise SetupError(told, "Take a judge that generates, e.g. BLIP for VQA or a chat model.")
         self.model = model.eval().to(self.device)
 
+    def share(self, workers: int) -> None:
+        """There is no budget."""
+
     def estimate(self, queries: Sequence[Query], protocol: str) -> None:
         """Costs nothing but time."""
 
-    def ask(self, queries: Sequence[Query]) -> list[Answer]:
-        return [self._one(query) for query in queries]
+    def ask(self, queries: Sequence[Query]) -> Iterator[tuple[Query, Answer]]:
+        return ((query, self._one(query)) for query in queries)
 
     def _one(self, query: Query) -> Answer:
         import torch
 
-        image = Image.fromarray(query.picture.pixels())
+        try:
+            image = Image.fromarray(query.picture.pixels())
+        except ValueError as error:
+            return Answer(error=str(error), attempts=0)
         inputs = (self._plain if self.answers_only else self._chat)(query, image).to(self.device)
         with torch.inference_mode():
             written = self.model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False)
@@ -76,6 +84,11 @@ class Local:
         return Answer(
             text, "" if text else "an empty answer", 1, (inputs["input_ids"].shape[1], written.shape[1] - start)
         )
+
+    @property
+    def _silence(self) -> dict[str, bool]:
+        """Turns thinking off in a template that knows of it; others take the key for the processor's."""
+        return {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}
 
     def _plain(self, query: Query, image: Image.Image) -> Any:
         return self.processor(images=image, text=query.text, return_tensors="pt")
@@ -89,4 +102,5 @@ class Local:
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
+            **self._silence,
         )

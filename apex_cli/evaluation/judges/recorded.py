@@ -17,6 +17,8 @@ from apex_cli.evaluation.judges.base import Answer, Query
 
 
 class Recorded:
+    readings, unusual = 1, ()
+
     def __init__(self, path: Path, name: str):
         self.path, self.name = path, name
 
@@ -27,11 +29,14 @@ class Recorded:
     def open(self) -> None:
         self.rows = dict(self._read())
 
+    def share(self, workers: int) -> None:
+        """There is no budget."""
+
     def estimate(self, queries: Sequence[Query], protocol: str) -> None:
         """Costs nothing."""
 
-    def ask(self, queries: Sequence[Query]) -> list[Answer]:
-        return [self._find(query) for query in queries]
+    def ask(self, queries: Sequence[Query]) -> Iterator[tuple[Query, Answer]]:
+        return ((query, self._find(query)) for query in queries)
 
     def _find(self, query: Query) -> Answer:
         """By content where the record has it, else by the places of picture and question."""
@@ -43,10 +48,13 @@ class Recorded:
         return Answer(error=f"{self.path.name} has no answer to this question", attempts=0)
 
     def _read(self) -> Iterator[tuple[Any, Answer]]:
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+        # Bytes are split at ends of lines alone, and a text may hold other separators.
+        for number, line in enumerate(self.path.read_bytes().splitlines(), start=1):
             try:
                 row = json.loads(line)
                 text = row["answer"] if "answer" in row else row["text"]
+                if not isinstance(text, str):
+                    raise TypeError(f"{json.dumps(text)} is no text")
                 answer = Answer(text, row.get("error", ""), 0)
                 yield (row.get("key") or (str(row["item"]), int(row.get("k", 0)), row["question"])), answer
             except (ValueError, KeyError, TypeError) as error:

@@ -66,11 +66,18 @@ class ScriptWording:
     def identity(self) -> str:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
+    @property
+    def _tree(self) -> ast.Module:
+        try:
+            return ast.parse(self.path.read_bytes())
+        except (SyntaxError, ValueError) as error:
+            told = f"'{self.path}' is no Python script ({error})."
+            raise SetupError(told, "Name the script of WISE that asks the judge, or leave it out.") from error
+
     @cached_property
     def _nodes(self) -> dict[str, ast.expr]:
         """Role -> the expression of its text."""
-        tree = ast.parse(self.path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
+        for node in ast.walk(self._tree):
             if isinstance(node, ast.List) and (found := _roles(node)):
                 return found
         told = f"'{self.path}' builds no list of messages with a role and a text."

@@ -9,8 +9,9 @@ for the judge.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from apex_cli.evaluation.base import Item, Need, Observed, Picture, PromptSet
 from apex_cli.evaluation.judges.asking import Answers, tokens
 from apex_cli.evaluation.judges.base import Judge
 from apex_cli.evaluation.judges.choice import AnyJudge, JudgeConfig, choose
+from apex_cli.evaluation.judges.official import Official
 from apex_cli.evaluation.needs import Named
 from apex_cli.evaluation.records import ImageRecord, Result
 from apex_cli.evaluation.scores import score, task_scores
@@ -37,6 +39,7 @@ from apex_cli.evaluation.wise.scoring import (
     wiscore,
 )
 
+PROMPTS = 1_000
 FILES = ("cultural_common_sense", "spatio-temporal_reasoning", "natural_science")
 
 
@@ -54,8 +57,7 @@ class Wise:
     Config = WiseConfig
     base: str
     edition: Edition
-    judge_name: str
-    """Of the benchmark's own judge."""
+    official: Official
     script: str
     data: str
     suffix: str
@@ -65,21 +67,20 @@ class Wise:
 
     def __init__(self, config: WiseConfig):
         self.config = config
-        self.judge: Judge | None = choose(config.judge)
+        self.judge: Judge | None = choose(config.judge, self.official)
 
     @property
     def name(self) -> str:
-        other = self.judge is not None and self.judge_name.lower() not in self.judge.name.lower()
-        parts = [self.judge.name.replace("/", "-")] * other + ["own-wording"] * self.instructions.own  # type: ignore[union-attr]
-        return "+".join([self.base, *parts])
+        judge = self.official.label(self.judge) if self.judge else []
+        return "+".join([self.base, *judge, *["own-wording"] * self.instructions.own])
 
     @property
     def needs(self) -> Sequence[Need]:
         how = "git clone https://github.com/PKU-YuanGroup/WISE"
-        path = self.config.folder if self._files() else None
-        return Named("WISE's prompts", f"{self.base}.folder", how, path, 400_000), AnyJudge(
-            self.base, self.config.judge
-        )
+        folder, script = self.config.folder if self._files() else None, self.config.script
+        prompts = Named("WISE's prompts", f"{self.base}.folder", how, folder, 400_000)
+        words = Named("the script", f"{self.base}.script", how, script if script and script.is_file() else None)
+        return prompts, *([words] if script else []), AnyJudge(self.base, self.config.judge)
 
     def _files(self) -> list[Path]:
         """The three files, in the clone or right in the folder; none unless all are there."""
@@ -94,7 +95,11 @@ class Wise:
     @cached_property
     def prompts(self) -> PromptSet:
         rows = [row for path in self._files() for row in _rows(path)]
-        return PromptSet(self.base.replace("@", "-"), tuple(sorted(map(self._item, rows), key=lambda i: int(i.id))), 1)
+        items = tuple(sorted(map(self._item, rows), key=lambda item: int(item.id)))
+        if twice := [a.id for a, b in pairwise(items) if a.id == b.id]:
+            told = f"{self.base}: {len(twice)} prompts are there twice, the first: {twice[0]}."
+            raise DataError(told, "Take the files of the clone as they are.")
+        return PromptSet(self.base.replace("@", "-"), items, 1)
 
     def _item(self, row: Mapping[str, Any]) -> Item:
         number = int(row["prompt_id"])
@@ -135,9 +140,15 @@ class Wise:
             overall=overall,
             weights=self.edition.weights,
             facts={"judge": self.judge.name if self.judge else "", "tokens read": read, "tokens written": written},
-            notes=(f"no picture of {', '.join(absent)}: their weight is the others'",) if absent else (),
+            notes=tuple(self._notes(absent)),
             records=records,
         )
+
+    def _notes(self, absent: Sequence[str]) -> Iterator[str]:
+        if (count := len(self.prompts.items)) != PROMPTS:
+            yield f"a set of {count:,} prompts, where WISE has {PROMPTS:,}"
+        if absent:
+            yield f"no picture of {', '.join(absent)}: their weight is the others'"
 
     def value(self, marks: Mapping[str, int]) -> float:
         raise NotImplementedError
@@ -166,7 +177,8 @@ class Wise:
 
 
 class LegacyWise(Wise):
-    base, edition, judge_name = "wise@legacy", LEGACY, "gpt-4o-2024-05-13"
+    base, edition = "wise@legacy", LEGACY
+    official = Official(("gpt-4o-2024-05-13", "openai/gpt-4o-2024-05-13"))
     script, data, suffix = "gpt_eval.py", "data", ""
     read = staticmethod(read_legacy)
     highest = HIGHEST
@@ -176,7 +188,8 @@ class LegacyWise(Wise):
 
 
 class VerifiedWise(Wise):
-    base, edition, judge_name = "wise@verified", VERIFIED, "Qwen3.5-35B-A3B"
+    base, edition = "wise@verified", VERIFIED
+    official = Official(("qwen3.5-35b-a3b", "qwen/qwen3.5-35b-a3b"), thinking=False)
     script, data, suffix = "vllm_eval.py", "data_verified", "_verified"
     read = staticmethod(read_verified)
     highest = 1

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +23,7 @@ from apex_cli.evaluation.dpg.propositions import Proposition
 from apex_cli.evaluation.dpg.protocol import cells, exact, yes_or_no
 from apex_cli.evaluation.dpg.scoring import cascade
 
+ROOT = Path(__file__).parents[3]
 HEADER = (
     "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,question_natural_language"
 )
@@ -85,7 +91,8 @@ def test_fixed_keeps_every_row_and_every_picture(folder):
     assert shares["entity"] == pytest.approx(100 * 4 / 6), "before the zeros: of a 1 1, of b 0 1 and 1 0"
     assert shares["attribute"] == pytest.approx(100 * 4 / 4)
     assert (shares["global"], shares["relation"], shares["other"]) == pytest.approx((100, 50, 0))
-    assert made.facts["prompts scored"] == 3 and made.notes == ()
+    assert made.facts["prompts scored"] == 3
+    assert made.notes == ("a set of 3 prompts, where DPG-Bench has 1,065",)
     reasons = {(r.item, r.k): (r.reason, r.failure, r.score) for r in made.records}
     assert reasons["b", 0] == ("not so: Is there a cat?", "entity", 0.25)
 
@@ -94,7 +101,7 @@ def test_official_loses_the_first_row_and_with_it_its_prompt(folder):
     made = summarise("dpg@official", folder, ANSWERS)
     assert made.value == pytest.approx(100 * (0.375 + 0.25) / 2)
     assert made.facts == {"prompts scored": 2, "prompts asked": 3}
-    assert "a (question 2 hangs on 1, which is not there)" in made.notes[1]
+    assert "a (question 2 hangs on 1, which is not there)" in made.notes[2]
     shares = {name: score.score for name, score in made.tasks.items()}
     assert shares["entity"] == pytest.approx(50), "of the last picture of b alone: 1 0"
     assert (shares["relation"], shares["attribute"]) == pytest.approx((0, 100))
@@ -143,8 +150,10 @@ def test_both_share_prompts_and_questions(folder):
 
 
 def test_other_judges_have_another_name(folder):
-    assert protocol("dpg@fixed", folder).name == "dpg@fixed"
-    assert protocol("dpg@fixed", folder, by="Salesforce/blip").name == "dpg@fixed+Salesforce-blip"
+    for own in ("mplug-large", "mPLUG-large", "iic/mplug_visual-question-answering_coco_large_en"):
+        assert protocol("dpg@fixed", folder, by=own).name == "dpg@fixed"
+    for other in ("mPLUG-Owl3", "mplug-base", "not-mplug-large", "Salesforce/blip"):
+        assert protocol("dpg@fixed", folder, by=other).name == f"dpg@fixed+{other.replace('/', '-')}"
     assert (exact("yes"), exact("Yes"), exact("maybe")) == (True, False, False)
     assert [yes_or_no(t) for t in ("Yes.", " **No**, it is not", "maybe", "", "yesterday")] == [
         True,
@@ -153,6 +162,39 @@ def test_other_judges_have_another_name(folder):
         None,
         None,
     ]
+
+
+def test_a_prompt_without_a_text_is_named_and_nothing_is_scored(folder):
+    (folder / "prompts" / "b.txt").unlink()
+    with pytest.raises(DataError, match=r"1 of the 3 prompts in dpg_bench.csv have no text, the first: prompts/b.txt"):
+        _ = protocol("dpg@fixed", folder).prompts
+
+
+CATEGORIES = """
+import json, pathlib, sys
+from apex_cli.evaluation.dpg.propositions import read
+from apex_cli.evaluation.dpg.scoring import categories, pooled_score
+asked = read(pathlib.Path(sys.argv[1]), official=False)
+answered = {item: [{id_: (id_ + k) % 2 == 0 for id_ in own} for k in range(4)] for item, own in asked.items()}
+pooled = categories(answered, asked, last_only=False)
+print(json.dumps([list(set(pooled)), {name: pooled_score(own, 4).score for name, own in pooled.items()}]))
+"""
+
+
+def test_categories_do_not_depend_on_the_order_of_a_set_of_strings(folder):
+    """The official script's do, on several processes: each has another order."""
+
+    def scored(seed):
+        command = [sys.executable, "-c", CATEGORIES, str(folder / "dpg_bench.csv")]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+        assert not done.returncode, done.stderr
+        return json.loads(done.stdout)
+
+    orders, scores = zip(*(scored(seed) for seed in ("0", "1", "2")), strict=True)
+    assert orders[0] != orders[1] != orders[2], "the seeds do change the order of a set"
+    assert list(scores[0]) == ["global", "entity", "attribute", "relation", "other"]
+    assert scores[0] == scores[1] == scores[2] and list(scores[0]) == list(scores[1]) == list(scores[2])
 
 
 def test_an_official_grid_is_cut_and_a_wrong_size_refused(folder, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_judges import clip
 
 from apex_cli.errors import SetupError
@@ -12,6 +13,8 @@ from apex_cli.evaluation.geneval import canary
 from apex_cli.evaluation.geneval.colors import ColorNamer, crop
 from apex_cli.evaluation.geneval.seen import Seen, run_lengths
 from apex_cli.evaluation.geneval_prompts import COLORS
+from apex_cli.evaluation.resizing import CLIP_MEAN, CLIP_STD
+from apex_cli.torchvision_guard import import_torchvision
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,21 @@ def test_the_classifier_is_the_mean_of_three_templates(namer, folder):
         list(found) == list(COLORS)
         and Seen("bench", (0, 0, 1, 1), 1, colors=found).color == COLORS[int(np.argmax(cosines))]
     )
+
+
+@pytest.mark.parametrize("size", [(31, 52), (40, 69), (69, 40)])
+def test_objects_are_resized_as_open_clip_does(namer, size):
+    """Of margins of 10.5 and 11.5 pixels: the processor of transformers cuts the latter ones a pixel beside it."""
+    import_torchvision()
+    from torchvision import transforms as t
+
+    side = namer.clip.side
+    stages = [t.Resize(side, t.InterpolationMode.BICUBIC), t.CenterCrop(side), t.ToTensor()]
+    ready = t.Compose([*stages, t.Normalize(CLIP_MEAN, CLIP_STD)])
+    shown = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+    with torch.no_grad():
+        made = namer.clip.model.get_image_features(pixel_values=ready(shown)[None].to(namer.device)).pooler_output[0]
+    assert torch.allclose(namer._features([shown])[0], made / made.norm(), atol=1e-6)
 
 
 def test_the_class_word_matters(namer):

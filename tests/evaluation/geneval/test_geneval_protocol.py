@@ -10,19 +10,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from looking import look
 from PIL import Image
-from tiny_judges import clip, picture
+from tiny_judges import clip, mask2former, picture
 
 from apex_cli import registry
 from apex_cli.errors import DataError
 from apex_cli.evaluation import run
 from apex_cli.evaluation.base import Item, Picture
-from apex_cli.evaluation.geneval import mmdet
+from apex_cli.evaluation.geneval import canary, mmdet
+from apex_cli.evaluation.geneval.mask2former import Mask2Former
 from apex_cli.evaluation.geneval.protocol import result
 from apex_cli.evaluation.geneval.scoring import Thresholds, judge, record
 from apex_cli.evaluation.geneval.seen import Seen
 from apex_cli.evaluation.geneval_prompts import COLORS
 from apex_cli.evaluation.jobs import Job, PromptSet
+from apex_cli.evaluation.records import read_records, write_records
 from apex_cli.evaluation.settings import EvalConfig
 from apex_cli.worlds.shapes import grammar, scoring
 from apex_cli.worlds.shapes.detector import detect
@@ -95,6 +98,44 @@ def test_counting_asks_for_more_confidence():
     assert judge(item, dogs, Thresholds(counting_threshold=0.3))[1].told == [("count", "asked for 2 dogs, found 3")]
 
 
+def official_summary(path):
+    """What GenEval's own summary script computes of a file of results: the mean over tags of the mean of `correct`."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    groups = {key: {value: [] for value in {row[key] for row in rows}} for key in ("tag", "metadata")}
+    for row in rows:
+        for key, group in groups.items():
+            group[row[key]].append(row["correct"])
+    prompts = fmean(any(correct) for correct in groups["metadata"].values())
+    return fmean(map(fmean, groups["tag"].values())), fmean(row["correct"] for row in rows), prompts
+
+
+def test_the_official_summary_of_our_lines_is_our_overall(tmp_path):
+    """Tasks of unequal size, so that the mean over images would be another number."""
+    rng = np.random.default_rng(0)
+    items = protocol("geneval@hf").prompts.items
+    chosen = [item for tag, n in zip(grammar.TASKS, (5, 3, 2, 4, 1, 6), strict=True) for item in _of(items, tag, n)]
+    records = []
+    for item in chosen:
+        for k in range(4):
+            wanted = [
+                Seen(c["class"], (40.0 * i, 0, 40 * i + 20, 20), 0.95, colors=certain(c.get("color", "red")))
+                for c in item.meta["include"]
+                for i in range(c["count"])
+            ]
+            records.append(record(picture(tmp_path, item, k), wanted if rng.random() < 0.6 else [], Thresholds()))
+    made = result("geneval@hf", records)
+    write_records(tmp_path, "geneval@hf", made.records)
+    overall, images, prompts = official_summary(tmp_path / "geneval@hf.jsonl")
+    assert 0 < overall < 1 and overall != pytest.approx(images)
+    assert made.value == pytest.approx(overall)
+    assert made.facts["correct images"] == pytest.approx(images)
+    assert made.facts["prompts with a correct image"] == pytest.approx(prompts)
+
+
+def _of(items, tag, n):
+    return [item for item in items if item.tag == tag][:n]
+
+
 def test_overall_is_the_mean_of_the_tasks_and_not_of_the_images(tmp_path):
     include = {"include": [{"class": "dog", "count": 1}]}
     dog = [Seen("dog", (0, 0, 5, 5), 0.9)]
@@ -138,6 +179,10 @@ def test_missing_files_are_needs_with_a_remedy(monkeypatch, tmp_path):
     assert needs[0].find() is None and "geneval@official.detections=PATH" in needs[0].remedy
     told = [need.remedy for need in protocol("geneval@hf").needs]
     assert told == [f"get it with: apex eval prepare {name}" for name in ("mask2former", "clip")]
+    named = protocol("geneval@hf", detector=tmp_path, clip=tmp_path / "gone").needs
+    assert [need.find() for need in named] == [None, None]
+    assert [need.name for need in named] == ["model.safetensors"] * 2 and "geneval@hf.clip=PATH" in named[1].remedy
+    assert protocol("geneval@official", detections=tmp_path).needs[0].find() is None, "a folder is no file of lines"
 
 
 @pytest.fixture
@@ -180,10 +225,74 @@ def test_a_line_that_is_no_detection_is_named(tmp_path):
     file.write_text('{"filename": "00000/samples/00000.png", "objects": []}\n{"filename": "x"}\n')
     with pytest.raises(DataError, match=r"line 2: no detections"):
         mmdet.read(file)
-    thing = {"kind": "unicorn", "box": [0, 0, 1, 1], "confidence": 1}
-    file.write_text(json.dumps({"filename": "00000/samples/00000.png", "objects": [thing]}))
-    with pytest.raises(DataError, match="no class 'unicorn'"):
-        mmdet.read(file)
+    thing = {"kind": "dog", "box": [0, 0, 9, 9], "confidence": 1}
+    for wrong, told in (
+        ({"kind": "unicorn"}, "no class 'unicorn'"),
+        ({"box": [3, 0.2, 7, 0.4]}, "the box of the dog holds no pixel"),
+        ({"box": [7, 0, 3, 9]}, "the box of the dog holds no pixel"),
+        ({"box": [0, 0, float("nan"), 9]}, "ValueError"),
+        ({"box": [0, 0, float("inf"), 9]}, "OverflowError"),
+        ({"mask": [5, -2, 3]}, "not made of run lengths"),
+        ({"mask": [5, 2.5]}, "not made of run lengths"),
+    ):
+        file.write_text(json.dumps({"filename": "00000/samples/00000.png", "objects": [thing | wrong]}))
+        with pytest.raises(DataError, match=f"line 1: .*{told}"):
+            mmdet.read(file)
+
+
+def test_detections_of_another_picture_are_refused(tmp_path):
+    item = Item("00000", "single_object", "", {"include": [{"class": "dog", "count": 1}]})
+    one = picture(tmp_path, item)
+    thing = {"kind": "dog", "box": [0, 0, 9, 9], "confidence": 1}
+
+    def said(sha256="", mask=(0, 16 * 16)):
+        row = {"filename": "00000/samples/00000.png", "objects": [thing | {"mask": mask}]}
+        (tmp_path / "mmdet.jsonl").write_text(json.dumps(row | ({"sha256": sha256} if sha256 else {})))
+        stage = mmdet.RecordedDetections(tmp_path / "mmdet.jsonl")
+        stage.open()
+        return look(stage, [one])[0]
+
+    assert "error" not in said() and "error" not in said(one.sha256)
+    assert said("0" * 64)["error"] == "what mmdet.jsonl says is of another picture"
+    assert said(mask=(0, 15 * 16))["error"] == "the masks in mmdet.jsonl are not of 16 x 16 pixels"
+
+
+def test_from_pictures_to_a_report_through_mask2former_and_clip(tmp_path, monkeypatch):
+    """Tiny random models of the real classes: every stage, the canary, the records, and nothing to do the second
+    time."""
+    monkeypatch.setenv("APEX_CACHE", str(tmp_path / "cache"))
+    narrow = np.random.default_rng(0).integers(0, 256, (12, 500, 3), np.uint8)
+    monkeypatch.setattr(canary, "stop_sign", lambda: narrow)
+    own = protocol(
+        "geneval@hf",
+        detector=mask2former(tmp_path / "detector"),
+        clip=clip(tmp_path / "clip"),
+        canary="agreement",
+        threshold=0.1,
+    )
+    seen = Mask2Former(tmp_path / "detector").detect([narrow])[0][0].kind
+    asked = {"single_object": {}, "colors": {"color": "red"}}
+    items = [
+        Item(f"{i:05d}", tag, f"a photo of a {seen}", {"include": [{"class": seen, "count": 1, **color}]})
+        for i, (tag, color) in enumerate(asked.items())
+    ]
+    for item in items:
+        for k, shown in enumerate((narrow, np.zeros_like(narrow))):
+            path = tmp_path / "pictures" / item.id / "samples" / f"{k:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(shown).save(path)
+    job = Job(tmp_path / "pictures", [own], PromptSet("tiny", tuple(items), 2), EvalConfig(), tmp_path / "out")
+    made = list(run.evaluate(job))[-1].results[own.name]
+    assert own.name == "geneval@hf+threshold0.1"
+    assert (made.status, made.found, list(made.tasks)) == ("scored", 4, ["single_object", "colors"])
+    assert len(list((tmp_path / "cache" / "canaries").iterdir())) == 2
+    rows = read_records(tmp_path / "out", own.name)
+    assert rows[0].correct and rows[0].boxes[0].label == seen and rows[0].boxes[0].mask
+    colored = [box for box in rows[2].boxes if box.label == seen]
+    assert all(box.color in COLORS for box in colored) and rows[2].failure in ("", "color")
+    assert made.value == pytest.approx(fmean(fmean(r.score for r in rows if r.tag == tag) for tag in asked))
+    monkeypatch.setattr(Mask2Former, "detect", lambda *_: pytest.fail("looked again"))
+    assert list(run.evaluate(job))[-1].results[own.name] == made
 
 
 def test_the_bare_name_is_the_protocol_that_runs_everywhere():

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 
 from apex_cli import app
@@ -78,6 +79,12 @@ def test_nothing_is_asked_beyond_the_budget_unless_told_otherwise(ask, capsys):
     document = json.loads(capsys.readouterr().out)["evaluations"][0]
     (result,) = document["results"].values()
     assert len(ask.server.requests) == 2 and (result["status"], result["found"]) == ("partial", 2)
+
+
+def test_a_judge_elsewhere_is_not_asked_offline(ask, capsys):
+    assert constants.HF_HUB_OFFLINE and ask("endpoint.url=http://192.0.2.1/v1") == 3
+    (result,) = json.loads(capsys.readouterr().out)["evaluations"][0]["results"].values()
+    assert (result["status"], result["reason"]) == ("skipped", "needs the network, for http://192.0.2.1/v1")
 
 
 def test_only_what_is_left_is_estimated(ask, capsys):

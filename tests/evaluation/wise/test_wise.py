@@ -8,6 +8,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from looking import look
 from PIL import Image
 from tiny_judges import picture
 
@@ -122,12 +123,17 @@ def test_the_judge_is_told_the_scripts_words_and_the_script_is_not_run(clone):
     (clone / "other.py").write_text("x = [1, 2]")
     with pytest.raises(SetupError, match="builds no list of messages"):
         ScriptWording(clone / "other.py").messages({})
+    (clone / "other.py").write_bytes(b"what is this?\xff")
+    with pytest.raises(SetupError, match="no Python script"):
+        ScriptWording(clone / "other.py").messages({})
 
 
 def test_names_say_who_judged_and_in_whose_words(clone):
     official = {"endpoint": {"model": "gpt-4o-2024-05-13"}}
     assert protocol("wise@legacy", clone, **official).name == "wise@legacy"
     assert protocol("wise@legacy", clone, endpoint={"model": "o/judge"}).name == "wise@legacy+o-judge"
+    warm = {"endpoint": {"model": "gpt-4o-2024-05-13", "temperature": 0.7}}
+    assert protocol("wise@legacy", clone, **warm).name == "wise@legacy+temperature0.7"
     (clone / "gpt_eval.py").unlink()
     assert protocol("wise@legacy", clone, **official).name == "wise@legacy+own-wording"
 
@@ -145,8 +151,35 @@ def test_the_papers_tier_is_the_own_judge_over_all_prompts(clone):
     assert tier("gpt-4o-2024-05-13") == "standard"
 
 
+@pytest.mark.parametrize(
+    ("model", "thinking", "label", "sent"),
+    [
+        ("Qwen3.5-35B-A3B", None, "", False),
+        ("Qwen/Qwen3.5-35B-A3B", None, "", False),
+        ("Qwen3.5-35B-A3B", True, "+thinking", True),
+        ("Qwen3.5-35B-A3B-AWQ", None, "+Qwen3.5-35B-A3B-AWQ", None),
+        ("gpt-4o-2024-05-13", None, "+gpt-4o-2024-05-13", None),
+    ],
+)
+def test_the_verified_judge_does_not_think_and_no_other_takes_its_name(clone, serve, model, thinking, label, sent):
+    (clone / "data").rename(clone / "data_verified")
+    for path in (clone / "data_verified").iterdir():
+        path.rename(path.with_stem(f"{path.stem}_verified"))
+    (clone / "gpt_eval.py").rename(clone / "vllm_eval.py")
+    server = serve(lambda n, body: "Score: 1")
+    own = protocol("wise@verified", clone, endpoint={"url": server.url, "model": model, "thinking": thinking})
+    assert own.name == f"wise@verified{label}"
+    (said,) = look(own.stages[0], [picture(clone, own.prompts.items[0])])
+    assert said["answers"] == [[{"score": 1}]]
+    assert server.requests[0].get("chat_template_kwargs") == (None if sent is None else {"enable_thinking": sent})
+
+
 def test_needs_are_named(clone, tmp_path):
-    assert all(need.find() is not None for need in protocol("wise@legacy", clone, endpoint={"model": "m"}).needs)
+    here = {"model": "m", "url": "http://localhost/v1"}
+    assert all(need.find() is not None for need in protocol("wise@legacy", clone, endpoint=here).needs)
+    kind = registry.resolve("protocol", "wise@legacy")
+    _, script, _ = kind(kind.Config(folder=clone, script=clone / "gone.py", judge={"endpoint": here})).needs
+    assert script.find() is None and "wise@legacy.script=PATH" in script.remedy
     prompts, judge = protocol("wise@verified", clone).needs
     assert prompts.find() is None and judge.find() is None, "a clone of the legacy files alone"
     assert "wise@verified.judge.endpoint.model=NAME" in judge.remedy
@@ -179,6 +212,7 @@ def test_from_pictures_and_a_judge_to_a_report(clone, serve):
     assert made.value == pytest.approx((0.4 + 0.133 + 0.1 + 0.65 * 0.2) / (1 - 0.167))
     told = " ".join(made.notes)
     assert "2 images could not be judged" in told and "503" in told and "unreadable after 3 answers" in told
+    assert "a set of 7 prompts, where WISE has 1,000" in told
     assert "no picture of time" in told and made.facts["tokens read"] > 0
 
     rows = (clone / "raw.jsonl").read_text().splitlines()
@@ -204,6 +238,9 @@ def test_a_prompt_of_no_category_and_a_file_of_another_kind(clone):
     path = clone / "data" / "natural_science.json"
     path.write_text('[{"prompt_id": 1001, "Prompt": "x", "Explanation": "y"}]')
     with pytest.raises(DataError, match="prompt 1001 is of no category"):
+        _ = protocol("wise@legacy", clone).prompts
+    path.write_text(json.dumps([{"prompt_id": 701, "Prompt": text, "Explanation": "y"} for text in "xz"]))
+    with pytest.raises(DataError, match="1 prompts are there twice, the first: 701"):
         _ = protocol("wise@legacy", clone).prompts
     path.write_text('[{"prompt": "x"}]')
     with pytest.raises(DataError, match="no file of WISE's prompts"):
