@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from apex_cli.errors import DataError
+from apex_cli.evaluation import ledger
 from apex_cli.evaluation.assets import file_sha256
 from apex_cli.evaluation.base import Item, Observation, Picture
 from apex_cli.evaluation.geneval.seen import Seen
@@ -39,7 +40,7 @@ class RecordedDetections:
         return item.id
 
     def open(self) -> None:
-        self.rows = read(self.path)
+        self.starts = read(self.path)
 
     def prepare(self, picture: Picture) -> None:
         """The file says it all."""
@@ -50,23 +51,33 @@ class RecordedDetections:
         return [self._find(picture) for picture in pictures]
 
     def _find(self, picture: Picture) -> Observation:
-        objects = self.rows.get((picture.item.id, picture.k))
-        return {"error": f"not in {self.path.name}"} if objects is None else {"objects": objects}
+        start = self.starts.get((picture.item.id, picture.k))
+        if start is None:
+            return {"error": f"not in {self.path.name}"}
+        return {"objects": _objects(ledger.read((self.path, start)))}
 
 
-def read(path: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
-    """(prompt id, k) -> objects; a line that is none of the above raises `DataError` with its number."""
-    rows = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            rows[place(row["filename"])] = [Seen.from_json(one).to_json() for one in row["objects"]]
-        except (ValueError, KeyError, TypeError) as error:
-            told = f"{path}, line {number}: no detections of a picture ({type(error).__name__}: {error})."
-            raise DataError(told, REMEDY) from error
-        if strange := sorted({one["kind"] for one in rows[place(row["filename"])]} - set(CLASSES)):
-            raise DataError(f"{path}, line {number}: GenEval has no class '{strange[0]}'.", REMEDY)
-    return rows
+def read(path: Path) -> dict[tuple[str, int], int]:
+    """(prompt id, k) -> the byte that its line begins at; a line that is none of the above raises `DataError` with its
+    number."""
+    starts, start = {}, 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+                slot, objects = place(row["filename"]), _objects(row)
+            except (ValueError, KeyError, TypeError) as error:
+                told = f"{path}, line {number}: no detections of a picture ({type(error).__name__}: {error})."
+                raise DataError(told, REMEDY) from error
+            if strange := sorted({one["kind"] for one in objects} - set(CLASSES)):
+                raise DataError(f"{path}, line {number}: GenEval has no class '{strange[0]}'.", REMEDY)
+            starts[slot] = start
+            start += len(line)
+    return starts
+
+
+def _objects(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [Seen.from_json(one).to_json() for one in row["objects"]]
 
 
 def place(filename: str) -> tuple[str, int]:
