@@ -14,7 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
-from apex_cli.bootstrap import RESAMPLES, SEED, bounds, drawn
+from apex_cli.bootstrap import AT_ONCE, RESAMPLES, SEED, bounds, means
 
 DETECTABLE = 2.8  # standard errors that a two-sided 5 % test finds with 80 % power
 
@@ -37,7 +37,7 @@ def overall(strata: Strata) -> float:
 def resampled(strata: Strata) -> np.ndarray:
     """The overall of `RESAMPLES` bootstrap draws of prompts, stratified by task: float [RESAMPLES]."""
     rng = np.random.default_rng(SEED)
-    return np.mean([drawn(values, rng).mean(1) for values in strata.values()], axis=0)
+    return np.mean([means(values, rng) for values in strata.values()], axis=0)
 
 
 def interval(strata: Strata) -> tuple[float, float]:
@@ -49,9 +49,9 @@ def sign_flip_p(differences: Strata) -> float:
     """Two-sided p of "no difference" for the overall of paired differences."""
     rng = np.random.default_rng(SEED)
     weighted = np.concatenate([np.asarray(d, float) / len(d) for d in differences.values()])
-    signs = rng.choice((-1.0, 1.0), size=(RESAMPLES, len(weighted)))
-    extreme = np.abs(signs @ weighted) >= abs(weighted.sum()) - 1e-12
-    return float((1 + extreme.sum()) / (1 + RESAMPLES))
+    parts = (rng.choice((-1.0, 1.0), size=(AT_ONCE, len(weighted))) for _ in range(RESAMPLES // AT_ONCE))
+    extreme = sum((np.abs(signs @ weighted) >= abs(weighted.sum()) - 1e-12).sum() for signs in parts)
+    return float((1 + extreme) / (1 + RESAMPLES))
 
 
 def detectable(differences: Strata) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apex_cli.bootstrap import SEED, bounds, drawn
+from apex_cli.bootstrap import SEED, bounds, means
 
 CATEGORIES = ("cultural", "time", "space", "biology", "physics", "chemistry")
 """In the order of the paper's Table 4."""
@@ -79,5 +79,5 @@ def read_verified(text: str) -> dict[str, int] | None:
 def interval(edition: Edition, values: Mapping[str, Sequence[float]]) -> tuple[float, float]:
     """95 % percentile bootstrap of Overall over prompts, within each category."""
     rng = np.random.default_rng(SEED)
-    draws = {name: drawn(own, rng).mean(1) for name, own in values.items()}
+    draws = {name: means(own, rng) for name, own in values.items()}
     return bounds(np.asarray(edition.overall(draws)))  # type: ignore[arg-type]  # arrays add as numbers do
