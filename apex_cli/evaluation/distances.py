@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,11 +18,15 @@ from apex_cli.evaluation import frechet, jackknife, mmd, reference
 from apex_cli.evaluation.assets import Asset, Found
 from apex_cli.evaluation.base import Item, Observed, Picture
 from apex_cli.evaluation.features import Extractor, FeatureStage
+from apex_cli.evaluation.keeper import kept
 from apex_cli.evaluation.records import Certificate, Result
 from apex_cli.evaluation.reference import Reference
 
 FULL = 30_000
 """Pictures of MJHQ-30K; a Frechet distance of fewer is never called FID-30K."""
+
+KIND, VERSION = "distances", 1
+"""What the numbers of two sets are kept as, for they take minutes; raised when the arithmetic changes."""
 
 
 class DistanceConfig(Section):
@@ -78,6 +85,16 @@ class SetDistance:
         """`prompts`: the id of that of each row of `features`."""
         raise NotImplementedError
 
+    def measured(
+        self, measure: Callable[[], dict[str, Any]], prompts: Sequence[str], *sets: np.ndarray
+    ) -> dict[str, Any]:
+        """What `measure` finds of these sets, or once found."""
+        content = hashlib.sha256(json.dumps([self.name, VERSION, *prompts]).encode())
+        for part in sets:
+            content.update(f"{part.dtype} {part.shape}".encode())
+            content.update(np.ascontiguousarray(part))
+        return kept(content.hexdigest()[:32], measure, KIND)
+
     def certify(self, items: Sequence[Item]) -> Certificate | None:
         return None
 
@@ -91,22 +108,29 @@ class FrechetDistance(SetDistance):
     """Value, jackknife interval, and what infinitely many pictures would give."""
 
     def compare(self, features: np.ndarray, truth: frechet.Gaussian, prompts: Sequence[str]) -> Result:
-        rows = np.asarray(features, np.float64)
-        value = frechet.distance(frechet.gaussian(rows), truth)
         several = jackknife.can_tell(prompts)
+
+        def measure() -> dict[str, Any]:
+            value = {"value": frechet.distance(frechet.gaussian(features), truth)}
+            if not several:
+                return value
+            parts = frechet.Against(features, truth)
+            return value | {"without": parts.without_blocks(prompts), "extrapolated": parts.extrapolated()}
+
+        found = self.measured(measure, prompts, features, truth.mean, truth.covariance)
         return Result(
             protocol=self.name,
-            value=value,
-            interval=jackknife.interval(value, frechet.without_blocks(rows, truth, prompts)) if several else None,
+            value=found["value"],
+            interval=jackknife.interval(found["value"], found["without"]) if several else None,
             higher_is_better=False,
             digits=2,
             tier=self.tier,
             facts={
-                "images": len(rows),
+                "images": len(features),
                 "reference images": truth.n,
-                "extrapolated to infinitely many": frechet.extrapolated(rows, truth) if several else None,
+                "extrapolated to infinitely many": found.get("extrapolated"),
             },
-            notes=self.caveats(len(rows), truth),
+            notes=self.caveats(len(features), truth),
         )
 
     def caveats(self, count: int, truth: frechet.Gaussian) -> tuple[str, ...]:
@@ -123,12 +147,15 @@ class KernelDistance(SetDistance):
     unbiased: ClassVar[bool] = True
 
     def compare(self, features: np.ndarray, truth: np.ndarray, prompts: Sequence[str]) -> Result:
-        found = mmd.squared_mmd(features, truth, type(self).kernel, self.unbiased, prompts)
-        value = 1000 * found.value
+        def measure() -> dict[str, Any]:
+            return asdict(mmd.squared_mmd(features, truth, type(self).kernel, self.unbiased, prompts))
+
+        found = self.measured(measure, prompts, features, truth)
+        value, without = 1000 * found["value"], [1000 * v for v in found["without"]]
         return Result(
             protocol=self.name,
             value=value,
-            interval=jackknife.interval(value, [1000 * v for v in found.without]) if found.without else None,
+            interval=jackknife.interval(value, without) if without else None,
             higher_is_better=False,
             digits=3,
             tier=self.tier,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ SIDE = 320
 """Pictures that are larger are embedded at this side, as WebP."""
 MASK_COLORS = np.array([(255, 45, 149), (0, 200, 255), (255, 200, 0), (120, 255, 120)], np.uint8)
 MASK_ALPHA = 110
+HASH = re.compile("[0-9a-f]{64}")
 Shown = tuple[ImageRecord, str, Path]
 """A record, whose it is, and the folder of its evaluation."""
 
@@ -73,7 +75,11 @@ def facts(report: Report) -> dict[str, Any]:
         "Images": f"{report.found} of {report.expected}"
         + ("" if setting.seed is None else f", seed {setting.seed}: image k of prompt i has noise (seed, i n + k)"),
         "Protocols": ", ".join(title(r.protocol, r.found) for r in report.results.values() if r.status != "skipped"),
-        "Judges": json.dumps({name: r.identity for name, r in report.results.items() if r.identity}),
+        "Judges": "; ".join(
+            f"{name}, {stage}: {identity_text(identity)}"
+            for name, result in report.results.items()
+            for stage, identity in result.identity.items()
+        ),
         "Seed diversity": "" if report.diversity is None else f"{report.diversity:.3f}",
         "Drawing": ""
         if report.seconds_per_image is None
@@ -81,6 +87,12 @@ def facts(report: Report) -> dict[str, Any]:
         "Versions": ", ".join(f"{name} {number}" for name, number in report.versions.items()),
     }
     return {label: text for label, text in told.items() if text}
+
+
+def identity_text(identity: Mapping[str, Any]) -> str:
+    """`network inception-2015, weights 6726825d0af5f729, version 1`: of a hash the first 16 digits."""
+    short = {key: text[:16] if HASH.fullmatch(text := str(value)) else text for key, value in identity.items()}
+    return ", ".join(f"{key} {text}" for key, text in short.items())
 
 
 def disagreement(pair: tuple[ImageRecord, ImageRecord], first: Path, second: Path) -> float:

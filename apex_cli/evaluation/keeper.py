@@ -1,4 +1,4 @@
-"""Answers that a judge once gave to known pictures, kept in `$APEX_CACHE/canaries/NAME.json` for every later run."""
+"""What took time to find and will be asked again: kept as JSON in `$APEX_CACHE/KIND/NAME.json` for every later run."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any
 
 from apex_cli.data.store import cache_folder, draft, settle
 
+CANARIES = "canaries"
+"""The kind of a judge's answers to known pictures."""
 
-def place(name: str) -> Path:
-    return cache_folder() / "canaries" / f"{name}.json"
+
+def place(name: str, kind: str = CANARIES) -> Path:
+    return cache_folder() / kind / f"{name}.json"
 
 
-def kept(name: str, ask: Callable[[], Any]) -> Any:
-    """The answers (JSON) kept under `name`; asked for and kept where there are none."""
-    path = place(name)
+def kept(name: str, find: Callable[[], Any], kind: str = CANARIES) -> Any:
+    """What is kept under `name`; found and kept where there is nothing."""
+    path = place(name, kind)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = draft(path)
-        temporary.write_text(json.dumps(ask()))
+        temporary.write_text(json.dumps(find()))
         settle(temporary, path)
     return json.loads(path.read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,18 @@ def parse_shard(text: str) -> Shard:
     return Shard(int(number) - 1, int(total))
 
 
+Place = tuple[Path, int]
+"""Of a row: its file, and the byte it begins at."""
+
+
+def read(place: Place) -> dict[str, Any]:
+    """The row that begins there."""
+    path, start = place
+    with path.open("rb") as file:
+        file.seek(start)
+        return json.loads(file.readline())
+
+
 class Ledger:
     """Rows in `STEM.jsonl` or, of several workers, `STEM-3-of-16.jsonl`."""
 
@@ -42,21 +55,34 @@ class Ledger:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The rows of all workers."""
-        for path in sorted(self.folder.glob(f"{self.stem}*.jsonl")):
-            with path.open(encoding="utf-8") as file:
-                yield from (json.loads(line) for line in file if line.endswith("\n"))
+        return (row for _, row in self.placed())
 
-    def append(self, *rows: Mapping[str, Any]) -> None:
+    def placed(self) -> Iterator[tuple[Place, dict[str, Any]]]:
+        """The rows of all workers and where they lie; half a last line is none."""
+        for path in sorted(self.folder.glob(f"{self.stem}*.jsonl")):
+            with path.open("rb") as file:
+                start = 0
+                for line in takewhile(_is_whole, file):
+                    yield (path, start), json.loads(line)
+                    start += len(line)
+
+    def append(self, *rows: Mapping[str, Any]) -> list[Place]:
+        """Where they lie now."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._trim()
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
+        lines = [f"{json.dumps(row)}\n".encode() for row in rows]
+        with self.path.open("ab") as file:
+            *starts, _ = accumulate(map(len, lines), initial=file.tell())
+            file.write(b"".join(lines))
+        return [(self.path, start) for start in starts]
 
     def _trim(self) -> None:
         """Cut off half a last line, as a kill may leave it; nobody else writes this file."""
         if not self._trimmed and self.path.is_file():
-            content = self.path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if whole != content:
-                self.path.write_bytes(whole)
+            with self.path.open("r+b") as file:
+                file.truncate(sum(map(len, takewhile(_is_whole, file))))
         self._trimmed = True
+
+
+def _is_whole(line: bytes) -> bool:
+    return line.endswith(b"\n")

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from apex_cli.data.ahead import ahead
 from apex_cli.errors import StorageError
 from apex_cli.evaluation.base import Observation, Picture, Stage
-from apex_cli.evaluation.ledger import Ledger, Shard
+from apex_cli.evaluation.ledger import Ledger, Place, Shard, read
 
 PARTS_OPEN = 4  # pictures are read in the order they were seen in, so few parts are wanted at a time
 
@@ -29,14 +29,24 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+class Kept(NamedTuple):
+    """Of an observation: where its row lies, and the error that it is, or ""."""
+
+    place: Place
+    error: str
+
+
 class Store:
-    """The observations of one stage. `identity`: of the stage and of those it uses."""
+    """The observations of one stage. `identity`: of the stage and of those it uses. In memory is only where each lies:
+    the masks of ten thousand pictures are gigabytes."""
 
     def __init__(self, folder: Path, stage: Stage, identity: Mapping[str, Any], shard: Shard = Shard()):
         self.stage = stage
         self.folder = folder / "observations" / f"{stage.name}-{digest(dict(identity))[:12]}"
         self.ledger = Ledger(self.folder, "rows", shard)
-        self.rows = {row["key"]: row for row in self.ledger}
+        self.kept: dict[str, Kept] = {}
+        for place, row in self.ledger.placed():
+            self._keep(place, row)
         self._part = lru_cache(PARTS_OPEN)(self._read)
 
     def key(self, picture: Picture) -> str:
@@ -44,21 +54,21 @@ class Store:
 
     def __contains__(self, picture: Picture) -> bool:
         """Whether it was observed, be it with an error."""
-        return self.key(picture) in self.rows
+        return self.key(picture) in self.kept
 
     def __getitem__(self, picture: Picture) -> Observation:
-        row = self.rows[self.key(picture)]
+        row = read(self.kept[self.key(picture)].place)
         return row["said"] | (self._arrays(row) if row["arrays"] else {})
 
     def failed(self, picture: Picture) -> str:
         """The error of the last attempt; empty where it was observed."""
-        row = self.rows.get(self.key(picture))
-        return "" if row is None else row["said"].get("error", "")
+        kept = self.kept.get(self.key(picture))
+        return kept.error if kept else ""
 
     def lacks(self, picture: Picture) -> bool:
         """Whether it has to be looked at, perhaps again."""
-        row = self.rows.get(self.key(picture))
-        return row is None or bool(row["said"].get("error"))
+        kept = self.kept.get(self.key(picture))
+        return kept is None or bool(kept.error)
 
     def add(self, pictures: Sequence[Picture], said: Sequence[Observation]) -> None:
         """Keep what was said; arrays lie on disk before the lines that name them."""
@@ -71,8 +81,12 @@ class Store:
         }
         part = self._write(arrays) if arrays else None
         rows = [{"key": key, "said": _plain(one), "arrays": part} for key, one in zip(keys, said, strict=True)]
-        self.ledger.append(*rows)
-        self.rows |= {row["key"]: row for row in rows}
+        for place, row in zip(self.ledger.append(*rows), rows, strict=True):
+            self._keep(place, row)
+
+    def _keep(self, place: Place, row: Mapping[str, Any]) -> None:
+        """Of several rows of a picture the last one counts."""
+        self.kept[row["key"]] = Kept(place, row["said"].get("error", ""))
 
     def _write(self, arrays: Mapping[str, np.ndarray]) -> str:
         from safetensors.numpy import save

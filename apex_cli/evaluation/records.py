@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer, PlainValidator
 
 from apex_cli.config import Section
 from apex_cli.errors import StorageError
@@ -14,6 +15,8 @@ from apex_cli.errors import StorageError
 REPORT = "report.json"
 SCHEMA: Final = 3
 Interval = tuple[float, float]
+Runs = Annotated[Sequence[int], PlainValidator(lambda runs: array("I", runs)), PlainSerializer(list)]
+"""Kept in 4 bytes each instead of Python's 36: there are a thousand in a mask."""
 
 
 class Box(Section):
@@ -24,7 +27,7 @@ class Box(Section):
     """x0, y0, x1, y1."""
     score: float
     color: str = ""
-    mask: tuple[int, ...] | None = None
+    mask: Runs | None = None
     """Run lengths, row by row over the whole image, the background first."""
 
 
@@ -171,8 +174,14 @@ class Report(Section):
 
 def write_whole(path: Path, text: str) -> None:
     """Whoever reads `path` meanwhile sees the old text or the new one."""
+    write_lines(path, [text])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """The same of lines that end in newlines, one at a time."""
     draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(text, encoding="utf-8")
+    with draft.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
     draft.replace(path)
 
 
@@ -190,12 +199,14 @@ def records_file(folder: Path, protocol: str) -> Path:
     return folder / f"{protocol}.jsonl"
 
 
-def write_records(folder: Path, protocol: str, records: Sequence[ImageRecord]) -> None:
-    write_whole(records_file(folder, protocol), "".join(f"{record.model_dump_json()}\n" for record in records))
+def write_records(folder: Path, protocol: str, records: Iterable[ImageRecord]) -> None:
+    write_lines(records_file(folder, protocol), (f"{record.model_dump_json()}\n" for record in records))
 
 
 def read_records(folder: Path, protocol: str) -> list[ImageRecord]:
     """The judged images of a protocol; none where it judges no single images."""
     path = records_file(folder, protocol)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [ImageRecord.model_validate_json(line) for line in lines]
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [ImageRecord.model_validate_json(line) for line in lines]

@@ -209,7 +209,7 @@ def summarise(job: Job, protocol: Protocol, there: Collection, stores: Mapping[s
     result = protocol.summarise(sound, stores)
     failed = [f"{picture.path.name} of '{picture.item.id}': {told[0]}" for picture, told in errors.items() if told]
     notes = (*result.notes, *([f"{len(failed)} images could not be judged: {'; '.join(failed[:3])}"] if failed else []))
-    write_records(job.folder, protocol.name, [_relative(record, job.folder) for record in result.records])
+    write_records(job.folder, protocol.name, (_relative(record, job.folder) for record in result.records))
     return result.model_copy(
         update={
             "found": len(sound),

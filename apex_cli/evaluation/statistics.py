@@ -15,7 +15,7 @@ from statistics import fmean
 
 import numpy as np
 
-from apex_cli.bootstrap import LEVEL, RESAMPLES, SEED, bounds, drawn
+from apex_cli.bootstrap import AT_ONCE, LEVEL, RESAMPLES, SEED, bounds, means
 
 DETECTABLE = 2.8  # standard errors that a two-sided 5 % test finds with 80 % power
 
@@ -51,8 +51,8 @@ def _shares(strata: Strata, weights: Weights) -> np.ndarray:
 def resampled(strata: Strata, weights: Weights = ALIKE) -> np.ndarray:
     """The overall of `RESAMPLES` bootstrap draws of prompts, stratified by task: float [RESAMPLES]."""
     rng = np.random.default_rng(SEED)
-    means = [drawn(values, rng).mean(1) for values in strata.values()]
-    return np.average(means, axis=0, weights=_weights(strata, weights))
+    own = [means(values, rng) for values in strata.values()]
+    return np.average(own, axis=0, weights=_weights(strata, weights))
 
 
 def interval(strata: Strata, weights: Weights = ALIKE) -> tuple[float, float] | None:
@@ -81,9 +81,9 @@ def sign_flip_p(differences: Strata, weights: Weights = ALIKE) -> float:
     rng = np.random.default_rng(SEED)
     own = zip(_shares(differences, weights), differences.values(), strict=True)
     weighted = np.concatenate([share * np.asarray(d, float) / len(d) for share, d in own])
-    signs = rng.choice((-1.0, 1.0), size=(RESAMPLES, len(weighted)))
-    extreme = np.abs(signs @ weighted) >= abs(weighted.sum()) - 1e-12
-    return float((1 + extreme.sum()) / (1 + RESAMPLES))
+    parts = (rng.choice((-1.0, 1.0), size=(AT_ONCE, len(weighted))) for _ in range(RESAMPLES // AT_ONCE))
+    extreme = sum((np.abs(signs @ weighted) >= abs(weighted.sum()) - 1e-12).sum() for signs in parts)
+    return float((1 + extreme) / (1 + RESAMPLES))
 
 
 def detectable(differences: Strata, weights: Weights = ALIKE) -> float | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apex_cli.evaluation.frechet import Gaussian, distance, extrapolated, gaussian, intercept, without_blocks
+from apex_cli.evaluation import frechet
+from apex_cli.evaluation.frechet import Against, Gaussian, distance, gaussian, intercept
 from apex_cli.evaluation.jackknife import blocks, interval, standard_error
 
 
@@ -81,10 +82,27 @@ def ids(count: int) -> list[str]:
     return [str(place) for place in range(count)]
 
 
-def test_values_without_a_block_are_those_of_the_rest():
-    made, reference = features(205), gaussian(features(300, seed=1))
-    for rows, value in zip(blocks(ids(205)), without_blocks(made, reference, ids(205)), strict=True):
+@pytest.mark.parametrize("n", [205, 22])
+def test_values_without_a_block_are_those_of_the_rest(n):
+    made, reference = features(n), gaussian(features(300, seed=1))
+    for rows, value in zip(blocks(ids(n)), Against(made, reference).without_blocks(ids(n)), strict=True):
         assert value == pytest.approx(distance(gaussian(np.delete(made, rows, axis=0)), reference), rel=1e-6)
+
+
+def test_extrapolation_is_the_line_through_parts_of_a_random_order(monkeypatch):
+    monkeypatch.setattr(frechet, "ROWS", 7)
+    made, reference = features(61), gaussian(features(300, seed=1))
+    order, sizes = np.random.default_rng(frechet.SEED).permutation(61), [30, 38, 45, 53, 61]
+    values = [distance(gaussian(made[order[:size]]), reference) for size in sizes]
+    assert Against(made, reference).extrapolated() == pytest.approx(intercept(sizes, values), rel=1e-6)
+
+
+def test_mean_and_covariance_are_those_of_numpy(monkeypatch):
+    monkeypatch.setattr(frechet, "ROWS", 7)
+    made = features(30, apart=3).astype(np.float32)
+    found = gaussian(made)
+    np.testing.assert_allclose(found.mean, made.astype(float).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, np.cov(made.astype(float), rowvar=False), rtol=1e-10, atol=1e-12)
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():
@@ -124,7 +142,10 @@ def test_extrapolation_removes_the_bias_of_few_pictures():
     reference = Gaussian(np.zeros(64), np.eye(64), None)
     rng = np.random.default_rng(0)
     raw, mended = zip(
-        *((distance(gaussian(x), reference), extrapolated(x, reference)) for x in rng.normal(size=(6, 600, 64))),
+        *(
+            (distance(gaussian(x), reference), Against(x, reference).extrapolated())
+            for x in rng.normal(size=(6, 600, 64))
+        ),
         strict=True,
     )
     assert np.mean(raw) > 1.5 and abs(np.mean(mended)) < np.mean(raw) / 4  # the true distance is 0

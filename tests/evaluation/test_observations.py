@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from apex_cli.errors import StorageError
 from apex_cli.evaluation.base import Item, Picture
-from apex_cli.evaluation.ledger import Ledger, Shard
+from apex_cli.evaluation.ledger import Ledger, Shard, read
 from apex_cli.evaluation.observations import observe, open_stores
 
 
@@ -104,8 +105,9 @@ def test_half_a_line_of_a_kill_is_asked_again(pictures, tmp_path):
     whole = path.read_text()
     path.write_text(whole[:-9])
     again = Stage()
-    look(tmp_path, pictures, again)
+    stores, _ = look(tmp_path, pictures, again)
     assert again.asked == ["4"]
+    assert [stores["features"][picture]["id"] for picture in pictures] == ["0", "1", "2", "3", "4"]
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == [
         json.loads(line)["key"] for line in whole.splitlines()
     ]
@@ -121,10 +123,31 @@ def test_a_lost_file_of_arrays_is_told(pictures, tmp_path):
 
 def test_workers_write_files_of_their_own(tmp_path):
     first, second = (Ledger(tmp_path, "rows", Shard(i, 2)) for i in range(2))
-    first.append({"a": 1})
-    second.append({"a": 2}, {"a": 3})
-    assert sorted(row["a"] for row in Ledger(tmp_path, "rows")) == [1, 2, 3]
+    places = [*first.append({"a": 1}), *second.append({"a": 2}, {"a": 3}), *first.append({"a": 4, "\u03c3": "\u03c3"})]
+    assert [read(place)["a"] for place in places] == [1, 2, 3, 4]
+    assert sorted(places) == [place for place, _ in Ledger(tmp_path, "rows").placed()]
+    assert sorted(row["a"] for row in Ledger(tmp_path, "rows")) == [1, 2, 3, 4]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows-1-of-2.jsonl", "rows-2-of-2.jsonl"]
+
+
+class Masks(Stage):
+    """Says 4,000 numbers of every picture, some 140 kB in memory."""
+
+    def observe(self, pictures, prepared, before):
+        return [{"mask": list(range(1000 * int(p.item.id), 1000 * int(p.item.id) + 4000))} for p in pictures]
+
+
+def test_what_was_said_lies_on_disk_and_not_in_memory(pictures, tmp_path):
+    look(tmp_path, pictures[:1], Masks())  # what is imported only now does not count
+    tracemalloc.start()
+    try:
+        stores, _ = look(tmp_path, pictures, Masks())
+        reopened = open_stores(tmp_path, [Masks()])
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+    for store in (stores["features"], reopened["features"]):
+        assert [store[picture]["mask"][0] for picture in pictures] == [0, 1000, 2000, 3000, 4000]
 
 
 class Watched(Stage):

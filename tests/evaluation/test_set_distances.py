@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from apex_cli.errors import DataError, SetupError
-from apex_cli.evaluation import canary, effnet, frechet, inception, kid, reference, reference_sets
+from apex_cli.evaluation import canary, effnet, frechet, inception, kid, mmd, reference, reference_sets
 from apex_cli.evaluation.base import Item, Picture
 from apex_cli.evaluation.catalog import EFFNET, INCEPTION
 from apex_cli.evaluation.cmmd import Cmmd
@@ -231,3 +231,24 @@ def test_an_npz_of_pytorch_fid_is_read(tmp_path):
     np.savez(path, other=np.zeros(4))
     with pytest.raises(DataError, match="`mu` and `sigma`"):
         reference.read(path, {})
+
+
+@pytest.mark.parametrize(("kind", "other"), [(FidClean, FidSana512), (kid.KidInception, Cmmd)])
+def test_the_numbers_of_two_sets_are_found_once(kind, other, monkeypatch):
+    rng = np.random.default_rng(0)
+    features, truth = rng.normal(size=(30, 6)).astype(np.float32), rng.normal(size=(40, 6))
+    protocol, truth = kind(DistanceConfig()), truth if kind.whole else frechet.gaussian(truth)
+    prompts = [str(place) for place in range(30)]
+    found = protocol.compare(features, truth, prompts)
+    assert found.interval[0] < found.value < found.interval[1]
+    for module, name in ((frechet, "distance"), (mmd, "squared_mmd")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("found again"))
+    assert kind(DistanceConfig()).compare(features, truth, prompts) == found
+    for asked in (
+        lambda: protocol.compare(features + 1, truth, prompts),
+        lambda: protocol.compare(features, truth, prompts[::-1]),
+        lambda: protocol.compare(features, truth, ["0", *prompts[:-1]]),
+        lambda: other(DistanceConfig()).compare(features, truth, prompts),
+    ):
+        with pytest.raises(pytest.fail.Exception, match="found again"):
+            asked()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apex_cli import bootstrap
 from apex_cli.evaluation import statistics
 
 SIZES = {"small": 20, "large": 80}
@@ -100,6 +101,16 @@ def test_sign_flip_keeps_its_level():
         wrong += statistics.sign_flip_p({tag: rng.normal(0, 1, size) for tag, size in SIZES.items()}) <= 0.05
     assert wrong <= 12
     assert statistics.sign_flip_p({"a": [0.0] * 5}) == 1
+
+
+def test_draws_at_once_do_not_matter(monkeypatch):
+    rng = np.random.default_rng(4)
+    differences = {tag: rng.normal(0.02, 0.1, size) for tag, size in SIZES.items()}
+    draws, p = statistics.resampled(differences), statistics.sign_flip_p(differences)
+    for module in (bootstrap, statistics):
+        monkeypatch.setattr(module, "AT_ONCE", bootstrap.RESAMPLES)
+    assert np.array_equal(draws, statistics.resampled(differences))
+    assert p == statistics.sign_flip_p(differences) and len(draws) == bootstrap.RESAMPLES
 
 
 def test_detectable_difference_shrinks_with_prompts():

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from apex_cli.errors import DataError
+from apex_cli.evaluation import ledger
 from apex_cli.evaluation.assets import file_sha256
 from apex_cli.evaluation.base import Item, Observation, Picture
 from apex_cli.evaluation.geneval.seen import Seen
@@ -42,7 +43,7 @@ class RecordedDetections:
         return item.id
 
     def open(self) -> None:
-        self.rows = read(self.path)
+        self.starts = read(self.path)
 
     def prepare(self, picture: Picture) -> None:
         """The file says it all."""
@@ -53,9 +54,10 @@ class RecordedDetections:
         return [self._find(picture) for picture in pictures]
 
     def _find(self, picture: Picture) -> Observation:
-        line = self.rows.get((picture.item.id, picture.k))
-        if line is None:
+        start = self.starts.get((picture.item.id, picture.k))
+        if start is None:
             return {"error": f"not in {self.path.name}"}
+        line = Line.of(ledger.read((self.path, start)))
         if line.sha256 not in ("", picture.sha256):
             return {"error": f"what {self.path.name} says is of another picture"}
         width, height = picture.size
@@ -71,19 +73,27 @@ class Line:
     objects: tuple[Seen, ...]
     sha256: str
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Line:
+        """Raises `ValueError`, `KeyError`, `TypeError` or `OverflowError` for what is none."""
+        return cls(tuple(_seen(one) for one in row["objects"]), str(row.get("sha256", "")))
 
-def read(path: Path) -> dict[tuple[str, int], Line]:
-    """By prompt id and k; a line that is none of the above raises `DataError` with its number."""
-    lines = {}
-    for number, text in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            row = json.loads(text)
-            objects = tuple(_seen(one) for one in row["objects"])
-            lines[place(row["filename"])] = Line(objects, str(row.get("sha256", "")))
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            told = f"{path}, line {number}: no detections of a picture ({type(error).__name__}: {error})."
-            raise DataError(told, REMEDY) from error
-    return lines
+
+def read(path: Path) -> dict[tuple[str, int], int]:
+    """(prompt id, k) -> the byte that its line begins at; a line that is none of the above raises `DataError` with its
+    number."""
+    starts, start = {}, 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+                Line.of(row)
+                starts[place(row["filename"])] = start
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
+                told = f"{path}, line {number}: no detections of a picture ({type(error).__name__}: {error})."
+                raise DataError(told, REMEDY) from error
+            start += len(line)
+    return starts
 
 
 def _seen(row: Mapping[str, Any]) -> Seen:
