@@ -12,22 +12,38 @@ from apex_cli.errors import UsageError
 from apex_cli.registry import resolve
 
 
-def protocols(names: Sequence[str], changes: dict[str, dict[str, Any]]) -> list[Any]:
-    """The protocols called so, each with the `--set` values of its name."""
-    from pydantic import ValidationError
-
-    made = []
+def protocols(names: Sequence[str], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The protocols called so, each with the `--set` values of its name, be it the short one that is asked for (`fid`)
+    or the one that a table shows (`fid@sana-512`)."""
+    made, used = {}, set()
     for name in dict.fromkeys(names):
-        kind = resolve("protocol", name)
-        try:
-            made.append(kind(kind.Config(**changes.get(name, {}))))
-        except ValidationError as error:
-            first = error.errors()[0]
-            told = f"--set {name}.{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}."
-            raise UsageError(told, f"Keys of {name}: {', '.join(kind.Config.model_fields) or 'none'}.") from error
-    if strange := changes.keys() - set(names):
+        own = changes.get(name, {})
+        full = _made(name, own).name.partition("+")[0]
+        made[name] = _made(name, {**changes.get(full, {}), **own})
+        used |= {name, full}
+    if strange := changes.keys() - used:
         raise UsageError(f"--set {sorted(strange)[0]}: not a suite of this evaluation.", f"Suites: {', '.join(names)}.")
     return made
+
+
+def _made(name: str, values: dict[str, Any]) -> Any:
+    from pydantic import ValidationError
+
+    kind = resolve("protocol", name)
+    try:
+        return kind(kind.Config(**values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        told = f"--set {name}.{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}."
+        raise UsageError(told, f"Keys of {name}: {', '.join(kind.Config.model_fields) or 'none'}.") from error
+
+
+def required(names: Sequence[str], protocols: dict[str, Any]) -> list[str]:
+    """What tables call the suites that --require names."""
+    if strange := [name for name in names if name not in protocols]:
+        told = f"--require {strange[0]}: not a suite of this evaluation."
+        raise UsageError(told, f"Suites: {', '.join(protocols)}.")
+    return [protocols[name].name for name in names]
 
 
 def source(ckpt: str | None, home: Path | None) -> Any:

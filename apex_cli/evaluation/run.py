@@ -29,7 +29,7 @@ from apex_cli.data.ahead import ahead
 from apex_cli.errors import StorageError, UsageError
 from apex_cli.evaluation import painters, pictures
 from apex_cli.evaluation.base import Picture, Protocol
-from apex_cli.evaluation.jobs import Job, sort_out
+from apex_cli.evaluation.jobs import Job
 from apex_cli.evaluation.judges.asking import estimates
 from apex_cli.evaluation.judges.base import Estimate
 from apex_cli.evaluation.observations import Store, observe, open_stores
@@ -55,14 +55,9 @@ class Identity(Section):
 def evaluate(job: Job) -> Iterator[Progress | Estimate | Report]:
     """Yield progress, what a paid judge will cost before it is asked, and last the `Report`, which is in the folder by
     then; none while other shards are at work."""
-    ready, skipped = sort_out(job.protocols)
-    if job.prompts is None and not isinstance(job.source, Path):
-        reason = "has no prompts of its own, and those that have are skipped"
-        for p in ready:
-            skipped[p.name] = Result(protocol=p.name, status="skipped", reason=reason, remedy="see theirs")
-        ready = []
+    ready = [p for p in job.protocols if p.name not in job.skipped]
     if not ready:
-        yield _report(job, Collection([], [], job.items, 0), {}, skipped)
+        yield _report(job, Collection([], [], job.items, 0), {})
         return
     _open(job)
     yield from _draw(job)
@@ -79,7 +74,7 @@ def evaluate(job: Job) -> Iterator[Progress | Estimate | Report]:
         return
     yield Progress("summarise", 1, 1)
     results = {p.name: summarise(job, p, there, stores[p.name]) for p in ready}
-    report = _report(job, there, results, skipped)
+    report = _report(job, there, results)
     report.save(job.folder)
     yield report
 
@@ -102,12 +97,13 @@ def _open(job: Job) -> None:
 
 
 def _differences(stored: dict[str, dict], asked: dict[str, dict]) -> list[str]:
-    """Names of the entries that differ; where the model lies does not matter."""
+    """Names of the entries that differ; where a model of known weights lies does not matter."""
+    ignored = ["source"] * bool(asked["subject"]["weights"])
     return [
         key
         for part in asked
         for key in asked[part]
-        if key != "source" and stored.get(part, {}).get(key) != asked[part][key]
+        if key not in ignored and stored.get(part, {}).get(key) != asked[part][key]
     ]
 
 
@@ -186,7 +182,7 @@ def summarise(job: Job, protocol: Protocol, there: Collection, stores: Mapping[s
             "expected": there.expected,
             "status": "scored" if len(sound) == there.expected else "partial",
             "notes": notes,
-            "identity": {name: dict(store.stage.identity) for name, store in stores.items()},
+            "identity": result.identity | {name: dict(store.stage.identity) for name, store in stores.items()},
             "certificate": protocol.certify(job.items) if job.certify else None,
             "records": [],
         }
@@ -198,7 +194,7 @@ def _relative(record: ImageRecord, folder: Path) -> ImageRecord:
     return record.model_copy(update={"filename": str(path.relative_to(folder))}) if folder in path.parents else record
 
 
-def _report(job: Job, there: Collection, results: Mapping[str, Result], skipped: Mapping[str, Result]) -> Report:
+def _report(job: Job, there: Collection, results: Mapping[str, Result]) -> Report:
     made = [picture.made for picture in there.pictures if picture.made]
     return Report(
         subject=job.subject,
@@ -206,7 +202,7 @@ def _report(job: Job, there: Collection, results: Mapping[str, Result], skipped:
         found=len(there.pictures),
         expected=there.expected,
         flaws=tuple(there.flaws),
-        results={p.name: {**results, **skipped}[p.name] for p in job.protocols},
+        results={p.name: {**results, **job.skipped}[p.name] for p in job.protocols},
         diversity=diversity(there.pictures),
         nfe_counted=fmean(row["nfe"] for row in made) if made else None,
         seconds_per_image=median(row["seconds"] for row in made) if made else None,
