@@ -12,32 +12,40 @@ from apex_cli.errors import UsageError
 from apex_cli.registry import resolve
 
 
-def protocols(names: Sequence[str], changes: dict[str, dict[str, Any]]) -> list[Any]:
-    """The protocols called so, each with the `--set` values of its name."""
-    from pydantic import ValidationError
-
-    made = []
-    for name in names:
-        kind = resolve("protocol", name)
-        try:
-            made.append(kind(kind.Config(**changes.get(name, {}))))
-        except ValidationError as error:
-            first = error.errors()[0]
-            told = f"--set {name}.{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}."
-            raise UsageError(told, f"Keys of {name}: {', '.join(kind.Config.model_fields) or 'none'}.") from error
-    if strange := changes.keys() - set(names):
+def protocols(names: Sequence[str], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The protocols called so, each with the `--set` values of its name, be it the short one that is asked for (`fid`)
+    or the one that a table shows (`fid@sana-512`)."""
+    made, used = {}, set()
+    for name in dict.fromkeys(names):
+        own = changes.get(name, {})
+        full = _made(name, own).name.partition("+")[0]
+        made[name] = _made(name, {**changes.get(full, {}), **own})
+        used |= {name, full}
+    if strange := changes.keys() - used:
         raise UsageError(f"--set {sorted(strange)[0]}: not a suite of this evaluation.", f"Suites: {', '.join(names)}.")
     return made
 
 
-def required(given: str, suites: Sequence[str], protocols: Sequence[Any]) -> list[str]:
+def _made(name: str, values: dict[str, Any]) -> Any:
+    from pydantic import ValidationError
+
+    kind = resolve("protocol", name)
+    try:
+        return kind(kind.Config(**values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        told = f"--set {name}.{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}."
+        raise UsageError(told, f"Keys of {name}: {', '.join(kind.Config.model_fields) or 'none'}.") from error
+
+
+def required(given: str, protocols: dict[str, Any]) -> list[str]:
     """The names of the protocols that --require means: by suite, by protocol, or `fid` for every `fid@...`."""
-    called = {p.name: {suite, suite.partition("@")[0], p.name} for suite, p in zip(suites, protocols, strict=True)}
+    called = {p.name: {suite, suite.partition("@")[0], p.name} for suite, p in protocols.items()}
     wanted = [name.strip() for name in given.split(",") if name.strip()]
     for name in wanted:
         if not any(name in names for names in called.values()):
             told = f"--require {name}: not a suite of this evaluation."
-            raise UsageError(told, f"Suites: {', '.join(suites)}.")
+            raise UsageError(told, f"Suites: {', '.join(protocols)}.")
     return [protocol for protocol, names in called.items() if names & set(wanted)]
 
 

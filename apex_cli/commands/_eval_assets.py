@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_cli.commands._eval_settings import Set, settings
 from apex_cli.commands._progress import drawn
 from apex_cli.commands._ui import Json, emit, say, table
 
@@ -19,6 +20,7 @@ PACK = "Also write what is here into one archive, for `apex eval import` on a ma
 def prepare(
     suites: Annotated[list[str], typer.Argument(help="Suites such as fid, clip@sana or kid, or `all`.")],
     pack: Annotated[Path | None, typer.Option(metavar="FILE", help=PACK)] = None,
+    overrides: Set = None,
     as_json: Json = False,
 ) -> None:
     """List the files that suites need: size, SHA-256, licence, where each lies, and how to get what is missing.
@@ -28,53 +30,63 @@ def prepare(
     from apex_cli.errors import SetupError
     from apex_cli.evaluation import bundle
 
-    needs = _needs(suites)
+    needs = _needs(suites, settings(overrides or []))
     assets = [need for need in needs.values() if hasattr(need, "locate")]
-    here = [found for asset in assets if (found := asset.locate())]
+    here = _places(needs, overrides or []) if pack else {}
     if pack is not None:
         if not here:
             raise SetupError("There is nothing to pack: no file is here.", "Run the commands that `prepare` lists.")
         list(drawn(bundle.pack(here, pack)))
+    files, others = [row for asset in assets for row in _rows(asset)], _others(needs)
     if as_json:
-        emit(
-            {
-                "files": [row for asset in assets for row in _rows(asset)],
-                "others": _others(needs),
-                "archive": _text(pack),
-            }
-        )
+        emit({"files": files, "others": others, "archive": _text(pack), "packed": list(here)})
         return
     columns = ("FILE", "SIZE", "SHA-256", "LICENCE", "WHERE")
-    rows = [row for asset in assets for row in _rows(asset)]
-    table(
-        columns, [[r["name"], r["shown"], r["sha256"][:16] or "-", r["licence"], r["found"] or "missing"] for r in rows]
-    )
+    keys = ("name", "shown", "digest", "licence", "place")
+    told = [{**row, "digest": row["sha256"][:16], "place": row["found"] or "missing"} for row in (*files, *others)]
+    table(columns, [[row[key] or "-" for key in keys] for row in told])
     for asset in assets:
-        if asset not in [found.asset for found in here]:
+        if asset.locate() is None:
             typer.echo(f"{asset.id}: {asset.command}\n  from {asset.source}")
-    for other in _others(needs):
-        typer.echo(f"{other['name']}: {other['found'] or other['remedy']}")
+    for other in others:
+        if other["found"] is None:
+            typer.echo(f"{other['name']}: {other['remedy']}")
     if pack is not None:
-        typer.echo(f"{pack}: {len(here)} of {len(assets)}; on the other machine: apex eval import {pack.name}")
+        typer.echo(f"{pack}: {len(here)} files; on the other machine: apex eval import {pack.name}")
 
 
-def _needs(suites: list[str]) -> dict[str, Any]:
+def _needs(suites: list[str], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What suites need, by name, each once; `fid` means every `fid@...`."""
+    from apex_cli.build import evaluation
     from apex_cli.evaluation.catalog import ASSETS
-    from apex_cli.registry import names, resolve
+    from apex_cli.evaluation.guests import Guest
+    from apex_cli.registry import names
 
     known = names("protocol")
-    found: dict[str, Any] = {}
+    found = {suite: ASSETS[suite] for suite in suites if suite in ASSETS and suite not in known}
+    meant: list[str] = []
     for suite in suites:
-        if suite in ASSETS and suite not in known:
-            found[suite] = ASSETS[suite]
-            continue
-        meant = known if suite == "all" else [n for n in known if n == suite or n.partition("@")[0] == suite]
-        for name in meant or [suite]:  # an unknown one is told with its nearest match
-            protocol = resolve("protocol", name)
-            for need in protocol(protocol.Config()).needs:
-                found.setdefault(getattr(need, "id", f"{name}: {need.name}"), need)
+        if suite not in found:  # an unknown one is told with its nearest match
+            meant += known if suite == "all" else [n for n in known if n.partition("@")[0] == suite] or [suite]
+    for protocol in evaluation.protocols(meant, changes).values():
+        usual = [protocol.usual] if isinstance(protocol, Guest) and protocol.usual else []
+        for need in (*protocol.needs, *usual):
+            found.setdefault(getattr(need, "id", f"{protocol.name}: {need.name}"), need)
     return found
+
+
+def _places(needs: dict[str, Any], overrides: list[str]) -> dict[str, Path]:
+    """Place in a cache -> file: what is here of what suites need, and what else the user names."""
+    from apex_cli.evaluation.bundle import named
+
+    files: dict[str, Path] = {}
+    for need in needs.values():
+        files |= getattr(need, "places", {})
+    placed = {getattr(need, "chosen", None) for need in needs.values()}
+    for setting, _, value in (text.partition("=") for text in overrides):
+        if Path(value) not in placed and Path(value).exists():
+            files |= named(setting, Path(value))
+    return files
 
 
 def _rows(asset: Asset) -> list[dict[str, Any]]:
@@ -99,12 +111,25 @@ def _rows(asset: Asset) -> list[dict[str, Any]]:
 
 
 def _others(needs: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is needed and is no published file: reference sets and the like."""
-    return [
-        {"name": name, "found": _text(need.find()), "remedy": need.remedy}
-        for name, need in needs.items()
-        if not hasattr(need, "locate")
-    ]
+    """What is needed and is no published file: reference sets, packages and what users name."""
+    return [_other(name, need) for name, need in needs.items() if not hasattr(need, "locate")]
+
+
+def _other(name: str, need: Any) -> dict[str, Any]:
+    from apex_cli.evaluation.assets import file_sha256, people_size
+
+    path = need.find()
+    file = path if path is not None and path.is_file() else None
+    size = file.stat().st_size if file else need.size
+    return {
+        "name": name,
+        "size": size,
+        "shown": f"{'' if file else 'about '}{people_size(size)}" if size else "",
+        "sha256": file_sha256(file) if file else "",
+        "licence": getattr(need, "licence", ""),
+        "found": _text(path),
+        "remedy": need.remedy,
+    }
 
 
 def _text(path: Path | None) -> str | None:
@@ -114,16 +139,22 @@ def _text(path: Path | None) -> str | None:
 def bring_in(
     archive: Annotated[Path, typer.Argument(help="What `apex eval prepare SUITE --pack` wrote.")], as_json: Json = False
 ) -> None:
-    """Unpack an archive of weights into the cache; exits with 3 where a file has not its hash."""
+    """Unpack an archive of files into the cache; exits with 3 where a file has not its hash."""
+    from apex_cli.data.store import cache_folder
     from apex_cli.evaluation import bundle
+    from apex_cli.evaluation.catalog import ASSETS
 
-    known = {need.id: need for need in _needs(["all"]).values() if hasattr(need, "locate")}
-    (written,) = drawn(bundle.unpack(archive, known))
+    (places,) = drawn(bundle.unpack(archive, ASSETS))
+    named = bundle.settings(places)
     if as_json:
-        emit({"files": [str(path) for path in written]})
+        paths = [str(cache_folder() / place) for place in places]
+        emit({"files": paths, "settings": {setting: str(path) for setting, path in named.items()}})
         return
-    for path in written:
-        typer.echo(str(path))
+    for place in places:
+        if not place.startswith(f"{bundle.NAMED}/"):
+            typer.echo(str(cache_folder() / place))
+    for setting, path in named.items():
+        typer.echo(f"--set {setting}={path}")
 
 
 def make_reference(
@@ -133,19 +164,21 @@ def make_reference(
         str | None,
         typer.Option(help="What it is called; `mjhq-30k` is what FID looks for unasked.  [default: from FOLDER]"),
     ] = None,
+    overrides: Set = None,
     as_json: Json = False,
 ) -> None:
     """Compute the statistics that pictures are compared with, once. The same command again continues."""
+    from apex_cli.build import evaluation
     from apex_cli.errors import UsageError
-    from apex_cli.evaluation.distances import SetDistance
+    from apex_cli.evaluation.distances import DistanceConfig
     from apex_cli.evaluation.reference_sets import collect
     from apex_cli.registry import resolve
 
-    protocol = resolve("protocol", suite)
-    asked = protocol(protocol.Config())
-    if not isinstance(asked, SetDistance):
+    if not issubclass(resolve("protocol", suite).Config, DistanceConfig):
         raise UsageError(f"'{suite}' compares no sets of pictures.", "Choose fid@..., kid, cmmd or fd-dinov2.")
-    (made,) = drawn(collect(asked, folder, name))
+    changes = settings(overrides or [])
+    changes.setdefault(suite, {})["reference"] = folder
+    (made,) = drawn(collect(evaluation.protocols([suite], changes)[suite], folder, name))
     if as_json:
         emit({"file": str(made.path), "images": made.n, "left_out": [f.model_dump() for f in made.flaws]})
         return

@@ -117,13 +117,17 @@ def others(
 
 
 def compared(done: Sequence[Evaluated], others: Sequence[Evaluated]) -> list[Compared]:
-    """Every evaluation against every one of the others that has its prompts."""
+    """Every evaluation against every other one that has its prompts."""
+    from apex_cli.errors import UsageError
     from apex_cli.evaluation import compare, gallery
 
-    same = [(a, b) for a in done for b in others if a.report.setting.prompts_sha256 == b.report.setting.prompts_sha256]
-    pairs = same or list(zip(done, others, strict=False))[:1]  # which says what differs
+    pairs = [(a, b) for a in done for b in others]
+    apart = [(a, b) for a, b in pairs if a.folder.resolve() != b.folder.resolve()]
+    same = [(a, b) for a, b in apart if a.report.setting.prompts_sha256 == b.report.setting.prompts_sha256]
+    if not same and len(apart) < len(pairs):
+        raise UsageError("--compare: an evaluation would be compared with itself.", "Name another one, or a model.")
     made = []
-    for a, b in pairs:
+    for a, b in same or apart[:1]:  # where none has its prompts, this says what differs
         comparisons = compare.compare(a.folder, b.folder)
         page = gallery.write_comparison(a.folder, b.folder, (a.name, b.name))
         made += [Compared(f"{a.name} against {b.name}", comparison, page) for comparison in comparisons]

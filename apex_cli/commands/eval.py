@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apex_cli.commands._eval_assets import bring_in, make_reference, prepare
+from apex_cli.commands._eval_settings import Set, settings
 from apex_cli.commands._eval_tables import plan, show_table
 from apex_cli.commands._options import checked
 from apex_cli.commands._ui import Json, emit, say
@@ -27,11 +28,6 @@ app.command("plan")(plan)
 app.command("prepare")(prepare)
 app.command("import")(bring_in)
 app.command("reference")(make_reference)
-
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME.KEY=VALUE", help="A setting of a suite, or of --model as model.KEY."),
-]
 
 
 @app.callback()
@@ -91,8 +87,9 @@ def evaluate(
     config = checked(EvalConfig, suite=suite, n=n, prompts=prompts, seed=seed, batch=batch)
     changes = settings([*(overrides or []), *([f"shapes.split={split}"] if split else [])])
     of_model = changes.pop("model", {})
-    protocols = evaluation.protocols(config.names, changes)
-    required = evaluation.required(require or "", config.names, protocols)
+    asked = evaluation.protocols(config.names, changes)
+    required = evaluation.required(require or "", asked)
+    protocols = list({protocol.name: protocol for protocol in asked.values()}.values())
     sources = _sources(ckpt, model, images, nfe, sampler, guidance, of_model, out)
     worker = _worker(shard)
     done = [e for source in sources for e in shown.run(source, protocols, config, worker, certify)]
@@ -148,39 +145,6 @@ def _sources(
     loaded = source.pictures.model
     samples = [loaded.sample.changed(count, sampler, guidance) for count in nfe or [None]]
     return [replace(source, pictures=Checkpoint(replace(loaded, sample=sample))) for sample in samples]
-
-
-def settings(given: list[str]) -> dict[str, dict[str, Any]]:
-    """`NAME.KEY=VALUE` -> {NAME: {KEY: VALUE}}; a further dot in KEY goes deeper, values are TOML or else text."""
-    import tomllib
-
-    from apex_cli.errors import UsageError
-
-    found: dict[str, dict[str, Any]] = {}
-    for text in given:
-        path, equals, value = text.partition("=")
-        name, _, keys = _split_name(path)
-        if not (equals and name and keys):
-            raise UsageError(f"--set {text}: not a setting.", "Write NAME.KEY=VALUE, e.g. shapes.split=compose.")
-        try:
-            read = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            read = value
-        *above, last = keys.split(".")
-        inner = found.setdefault(name, {})
-        for key in above:
-            inner = inner.setdefault(key, {})
-        inner[last] = read
-    return found
-
-
-def _split_name(path: str) -> tuple[str, str, str]:
-    """The name of a protocol may hold a dot after its `@`, so the longest known one counts."""
-    from apex_cli.registry import names
-
-    known = [name for name in [*names("protocol"), "model"] if path.startswith(f"{name}.")]
-    name = max(known, key=len, default=path.partition(".")[0])
-    return name, ".", path.removeprefix(name).removeprefix(".")
 
 
 def _worker(shard: str | None) -> Shard:

@@ -16,6 +16,9 @@ from pathlib import Path
 from apex_cli.data.store import cache_folder, file_hash
 from apex_cli.errors import SetupError
 
+WEIGHTS = "weights"
+"""The folder of the cache."""
+
 
 @dataclass(frozen=True)
 class File:
@@ -38,7 +41,7 @@ class Asset:
     source: str
     command: str
     hub: str | None = None
-    """Repository of the Hugging Face hub, if that is where it comes from."""
+    """Repository of the Hugging Face hub, if that is where it comes from; `datasets/OWNER/NAME` for one of data."""
     package: str | None = None
     """Import name of a package that ships the files, and the folder in it: `rapidocr/models`."""
     chosen: Path | None = None
@@ -68,6 +71,16 @@ class Asset:
     def locate(self) -> Found | None:
         places = [self.chosen] if self.chosen else _folders(self)
         return next((found for place in places if (found := _in(self, place))), None)
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """Where an archive puts the files in a cache -> where they are now; empty where they are missing."""
+        found = self.locate()
+        here = [(file, found.paths[file.name]) for file in self.files] if found else []
+        # A name may tell the format, as `model.safetensors` does.
+        return {
+            f"{WEIGHTS}/{self.id}/{path.name if path.name in file.also else file.name}": path for file, path in here
+        }
 
     def require(self) -> Found:
         """As `locate`; raises `SetupError` where it is missing."""
@@ -118,7 +131,7 @@ def _hash(path: Path, changed: int) -> str:
 
 
 def weights_folder() -> Path:
-    return cache_folder() / "weights"
+    return cache_folder() / WEIGHTS
 
 
 def people_size(count: int) -> str:
@@ -154,7 +167,8 @@ def _hub_snapshots(repository: str | None) -> list[Path]:
         return []
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    versions = (Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots").glob("*")
+    name = repository if repository.startswith("datasets/") else f"models/{repository}"
+    versions = (Path(HF_HUB_CACHE) / name.replace("/", "--") / "snapshots").glob("*")
     return sorted(versions, key=lambda path: path.stat().st_mtime, reverse=True)
 
 

@@ -54,6 +54,8 @@ class PromptSet:
     items: tuple[Item, ...]
     n: int = 1
     """Pictures of each prompt, unless the user says otherwise."""
+    in_order: bool = False
+    """Whether fewer prompts are the first ones, as in published numbers; else they are spread over the tags."""
 
     @property
     def sha256(self) -> str:

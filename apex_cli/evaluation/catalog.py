@@ -13,12 +13,13 @@ _TOKENIZER = (File("vocab.json", 961_143), File("merges.txt", 524_619))
 
 def _hub(id: str, repository: str, licence: str, *files: File) -> Asset:
     names = " ".join(file.name for file in files)
+    kind = " --repo-type dataset" * repository.startswith("datasets/")
     return Asset(
         id=id,
         files=files,
         licence=licence,
         source=f"https://huggingface.co/{repository}",
-        command=f"hf download {repository} {names}",
+        command=f"hf download {repository.removeprefix('datasets/')} {names}{kind}",
         hub=repository,
     )
 
@@ -142,5 +143,13 @@ RAPIDOCR = Asset(
     package="rapidocr/models",
 )
 
-_ALL = (INCEPTION, CLIP, MASK2FORMER, CLIP_336, DINOV2, PICKSCORE, HPSV2, IMAGEREWARD, VQASCORE, EFFNET, RAPIDOCR)
+MJHQ = _hub(
+    "mjhq", "datasets/playgroundai/MJHQ-30K", "none stated: not to be passed on", File("meta_data.json", 10_000_000)
+)
+"""The prompts of MJHQ-30K; the pictures (8.8 GB) are wanted once, for a reference set."""
+
+_ALL = (
+    *(INCEPTION, CLIP, MASK2FORMER, CLIP_336, DINOV2, PICKSCORE, HPSV2, IMAGEREWARD, VQASCORE, EFFNET, RAPIDOCR),
+    MJHQ,
+)
 ASSETS = {asset.id: asset for asset in _ALL}

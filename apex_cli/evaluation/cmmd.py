@@ -31,7 +31,7 @@ class ImageTower(nn.Module):
 
 
 class Cmmd(KernelDistance):
-    name = "cmmd"
+    base = "cmmd"
     asset = CLIP_336
     kernel = staticmethod(mmd.gaussian)
     unbiased = False

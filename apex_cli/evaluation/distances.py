@@ -14,11 +14,14 @@ from pydantic import Field
 
 from apex_cli.config import Section
 from apex_cli.errors import UsageError
-from apex_cli.evaluation import frechet, jackknife, mmd, reference
-from apex_cli.evaluation.assets import Asset, Found
-from apex_cli.evaluation.base import Item, Observed, Picture
+from apex_cli.evaluation import frechet, jackknife, mjhq, mmd, reference
+from apex_cli.evaluation.assets import Asset, Found, file_sha256
+from apex_cli.evaluation.base import Item, Observed, Picture, PromptSet
+from apex_cli.evaluation.catalog import MJHQ
 from apex_cli.evaluation.features import Extractor, FeatureStage
+from apex_cli.evaluation.guests import Guest, Unfit
 from apex_cli.evaluation.keeper import kept
+from apex_cli.evaluation.needs import Package
 from apex_cli.evaluation.records import Certificate, Result
 from apex_cli.evaluation.reference import Reference
 
@@ -34,17 +37,23 @@ class DistanceConfig(Section):
     """File or folder of the extractor's weights, where they are not in a cache."""
     reference: Path | None = None
     """The reference set: a file, a folder of pictures that `apex eval reference` has seen, or a name."""
+    prompts: Path | None = None
+    """MJHQ-30K's meta_data.json or its folder, where it is not in a cache."""
     forward: int = Field(default=32, ge=1)
     """Pictures in one pass of the network."""
 
 
-class SetDistance:
-    """A protocol of `base.py` over whole sets; a subclass names its weights, its extractor and its arithmetic."""
+class SetDistance(Guest):
+    """A protocol of `base.py` over whole sets; a subclass names its weights, its extractor and its arithmetic.
+
+    Against MJHQ-30K it measures pictures of MJHQ-30K's prompts: those that it has drawn, or a folder, of which its user
+    claims it. Another reference set stands in the name: `fid@sana-512+NAME`."""
 
     Config: ClassVar[type[Section]] = DistanceConfig
-    name: str
+    base: ClassVar[str]
     asset: ClassVar[Asset]
-    prompts = None
+    packages: ClassVar[tuple[str, ...]] = ()
+    """That its extractor imports, of the extra `eval`."""
     whole: ClassVar[bool] = False
     """Whether the reference keeps all features."""
     tier: ClassVar[Any] = "standard"
@@ -53,12 +62,30 @@ class SetDistance:
     def __init__(self, config: DistanceConfig):
         self.config = config
         self.weights = self.asset.at(config.weights)
-        self.needs: Sequence[Any] = (self.weights, self.reference)
+        self.needs: Sequence[Any] = (self.weights, self.reference, *map(Package, self.packages))
         self._stages: tuple[FeatureStage, ...] = ()
 
     @property
+    def name(self) -> str:
+        return self.base if self.reference.is_default else f"{self.base}+{self.reference.label}"
+
+    @property
     def reference(self) -> Reference:
-        return Reference(self.name, self.config.reference, self.reference_name)
+        return Reference(self.base, self.config.reference, self.reference_name)
+
+    @property
+    def usual(self) -> Asset | None:
+        return MJHQ.at(self.config.prompts)
+
+    @property
+    def exclusive(self) -> bool:
+        return self.usual is not None and self.reference.is_default
+
+    def unfit(self, prompts: PromptSet | None, items: Sequence[Item]) -> Unfit | None:
+        if prompts is None or prompts.name == mjhq.NAME or not self.reference.is_default:
+            return None
+        reason = f"compares with {self.reference_name}, and these are pictures of the prompts of '{prompts.name}'"
+        return Unfit(reason, f"name a reference set of them: --set {self.base}.reference=FOLDER")
 
     def extractor(self, found: Found) -> Extractor:
         """Of the weights found."""
@@ -73,13 +100,19 @@ class SetDistance:
     def truth(self, pictures: Sequence[Picture], seen: Mapping[str, Observed]) -> Any:
         path = self.reference.find()
         assert path is not None, "asked for only when no need is missing"
-        return reference.read(path, self.stages[0].identity)
+        return reference.read(path, self.stages[0].identity, self.whole)
 
     def summarise(self, pictures: Sequence[Picture], seen: Mapping[str, Observed]) -> Result:
         if len(pictures) < 2:
             raise UsageError(f"{self.name} compares sets; one picture is none.", "Evaluate more images.")
         features = stacked(pictures, seen["features"])
-        return self.compare(features, self.truth(pictures, seen), [picture.item.id for picture in pictures])
+        result = self.compare(features, self.truth(pictures, seen), [picture.item.id for picture in pictures])
+        if (path := self.reference.find()) is None:
+            return result
+        sha256 = file_sha256(path)
+        facts = {**result.facts, "reference set": f"{self.reference.label}, SHA-256 {sha256[:12]}"}
+        identity = {"reference": {"name": self.reference.label, "sha256": sha256}}
+        return result.model_copy(update={"facts": facts, "identity": identity})
 
     def compare(self, features: np.ndarray, truth: Any, prompts: Sequence[str]) -> Result:
         """`prompts`: the id of that of each row of `features`."""

@@ -14,6 +14,7 @@ from apex_cli.evaluation.features import Extractor
 from apex_cli.evaluation.resizing import IMAGENET_MEAN, IMAGENET_STD, normalise, shorter_side, unit
 from apex_cli.evaluation.weights import read_pth
 
+PACKAGES = ("efficientnet_lite_pytorch",)
 SIDE = 224
 
 

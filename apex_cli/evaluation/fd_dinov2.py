@@ -32,7 +32,7 @@ class ClassToken(nn.Module):
 
 
 class FdDinov2(FrechetDistance):
-    name = "fd-dinov2"
+    base = "fd-dinov2"
     asset = DINOV2
 
     def extractor(self, found: Found) -> Extractor:

@@ -13,14 +13,15 @@ from apex_cli.evaluation.features import Extractor
 
 
 class Fid(FrechetDistance):
-    """`name` is `fid@PROTOCOL`, and `resize` what that means."""
+    """`base` is `fid@PROTOCOL`, and `resize` what that means."""
 
     asset = INCEPTION
+    packages = inception.PACKAGES
 
     @staticmethod
     def resize(pixels: np.ndarray) -> Tensor:
         raise NotImplementedError
 
     def extractor(self, found: Found) -> Extractor:
-        identity = {"network": "inception-2015", "weights": found.sha256, "resize": self.name.partition("@")[2]}
+        identity = {"network": "inception-2015", "weights": found.sha256, "resize": self.base.partition("@")[2]}
         return Extractor(identity, self.resize, lambda: inception.load(found.path))

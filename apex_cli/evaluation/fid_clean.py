@@ -10,5 +10,5 @@ from apex_cli.evaluation.fid import Fid
 
 
 class FidClean(Fid):
-    name = "fid@clean"
+    base = "fid@clean"
     resize = staticmethod(resizing.clean_fid)

@@ -7,5 +7,5 @@ from apex_cli.evaluation.fid import Fid
 
 
 class FidPytorch(Fid):
-    name = "fid@pytorch-fid"
+    base = "fid@pytorch-fid"
     resize = staticmethod(resizing.pytorch_fid)

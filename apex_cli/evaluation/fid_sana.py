@@ -14,7 +14,7 @@ from apex_cli.evaluation.fid import Fid
 
 
 class FidSana512(Fid):
-    name = "fid@sana-512"
+    base = "fid@sana-512"
 
     @staticmethod
     def resize(pixels: np.ndarray) -> Tensor:
@@ -22,7 +22,7 @@ class FidSana512(Fid):
 
 
 class FidSana1024(Fid):
-    name = "fid@sana-1024"
+    base = "fid@sana-1024"
 
     @staticmethod
     def resize(pixels: np.ndarray) -> Tensor:

@@ -41,6 +41,7 @@ class Hps(nn.Module):
 class HpsV2(PairProtocol):
     name = "hpsv2"
     asset = HPSV2
+    packages = ("torchvision", "open_clip")
     digits = 4
     architecture = ARCHITECTURE
 

@@ -14,6 +14,8 @@ from torch import nn
 from apex_cli.evaluation.weights import read_pth
 from apex_cli.torchvision_guard import import_torchvision
 
+PACKAGES = ("torchvision", "torch_fidelity")
+
 
 def inception() -> nn.Module:
     """[B, 3, 299, 299] in -1..1 -> [B, 2048], with the module names of the published file; random weights."""

@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from apex_cli.errors import UsageError
-from apex_cli.evaluation import pictures
+from apex_cli.evaluation import mjhq, pictures
 from apex_cli.evaluation.base import Item, Need, PromptSet, Protocol
+from apex_cli.evaluation.guests import Guest
 from apex_cli.evaluation.ledger import Shard
 from apex_cli.evaluation.painters import Painter
 from apex_cli.evaluation.pictures import File
@@ -52,7 +53,9 @@ class Job:
     @cached_property
     def chosen(self) -> list[tuple[int, Item]]:
         """(place in the whole set, prompt) of the prompts that are evaluated."""
-        places = spread([item.tag for item in self.whole.items], self.config.prompts)
+        tags = [item.tag for item in self.whole.items]
+        few = range(len(tags))[: self.config.prompts]
+        places = few if self.whole.in_order else spread(tags, self.config.prompts)
         return [(place, self.whole.items[place]) for place in places]
 
     @cached_property
@@ -81,7 +84,34 @@ class Job:
 
     @cached_property
     def subject(self) -> Subject:
-        return Subject(source=str(self.source)) if isinstance(self.source, Path) else self.source.subject
+        return Subject(source=str(self.source.resolve())) if isinstance(self.source, Path) else self.source.subject
+
+    @cached_property
+    def skipped(self) -> dict[str, Result]:
+        """A result for each protocol that cannot measure these pictures, with what to do about it."""
+        return {p.name: refused for p in self.protocols if (refused := self._refusal(p))}
+
+    def _refusal(self, protocol: Protocol) -> Result | None:
+        drawn = not isinstance(self.source, Path)
+        needs = list(protocol.needs)
+        if drawn and isinstance(protocol, Guest) and protocol.usual and (protocol.exclusive or self.prompts is None):
+            needs.append(protocol.usual)
+        if missing := lacking(needs):
+            files = ", ".join(f"{n.name} ({n.size / 10**6:.0f} MB)" if n.size else n.name for n in missing)
+            return skipped(protocol, f"needs {files}", "; ".join(dict.fromkeys(need.remedy for need in missing)))
+        if drawn and self.prompts is None:
+            return skipped(protocol, "has no prompts of its own, and those that have are skipped", "see theirs")
+        if isinstance(protocol, Guest) and (unfit := protocol.unfit(self.prompts, self.items)):
+            return skipped(protocol, unfit.reason, unfit.remedy)
+        return None
+
+
+def lacking(needs: Sequence[Need]) -> list[Need]:
+    return [need for need in needs if need.find() is None]
+
+
+def skipped(protocol: Protocol, reason: str, remedy: str) -> Result:
+    return Result(protocol=protocol.name, status="skipped", reason=reason, remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -110,34 +140,41 @@ class Source:
 def group(
     source: Source, protocols: Sequence[Protocol], config: EvalConfig, shard: Shard = Shard(), certify: bool = False
 ) -> list[Job]:
-    """One job a prompt set. A protocol without prompts joins the first one, or takes a folder as it is."""
-    ready, skipped = sort_out(protocols)
-    sets = {p.name: p.prompts for p in ready}
-    own: dict[str | None, PromptSet] = {prompts.sha256: prompts for prompts in sets.values() if prompts}
-    if not own and not skipped and not isinstance(source.pictures, Path):
-        told = f"{', '.join(sets)}: no prompts to draw."
+    """One job a prompt set. A protocol without prompts joins its usual ones or else the first, or takes a folder as it
+    is; one that is to be skipped is skipped there."""
+    drawn = not isinstance(source.pictures, Path)
+    ready = [p for p in protocols if not lacking(p.needs)]
+    brought = {p.name: p.prompts or (_usual(p) if drawn and _is_exclusive(p) else None) for p in ready}
+    if drawn and not any(brought.values()):
+        brought = {p.name: _usual(p) for p in ready}
+    sets = {prompts.sha256: prompts for prompts in brought.values() if prompts}
+    if drawn and not sets and len(ready) == len(protocols) and not any(_has_usual(p) for p in ready):
+        told = f"{', '.join(p.name for p in ready)}: no prompts to draw."
         raise UsageError(told, "Name a suite with prompts first, e.g. --suite shapes,kid, or give --images FOLDER.")
-    first = next(iter(own), None)
-    homes = {name: prompts.sha256 if prompts else first for name, prompts in sets.items()}
+    first = next(iter(sets), None)
+    usual = next((key for key, prompts in sets.items() if prompts.name == mjhq.NAME), first)
+    homes = {p.name: usual if _has_usual(p) else first for p in protocols}
+    homes |= {name: prompts.sha256 for name, prompts in brought.items() if prompts}
     jobs = []
-    for key in own or {None: None}:
-        members = [p for p in protocols if homes.get(p.name, first) == key]
-        prompts = own.get(key)
+    for key, prompts in (sets or {None: None}).items():
+        members = [p for p in protocols if homes[p.name] == key]
         jobs.append(Job(source.pictures, members, prompts, config, source.folder(prompts, config), shard, certify))
     return jobs
 
 
-def sort_out(protocols: Sequence[Protocol]) -> tuple[list[Protocol], dict[str, Result]]:
-    """The protocols that can run, and a skipped result for each that lacks a file."""
-    lacking = {p.name: [need for need in p.needs if need.find() is None] for p in protocols}
-    skipped = {name: _skipped(name, needs) for name, needs in lacking.items() if needs}
-    return [p for p in protocols if p.name not in skipped], skipped
+def _has_usual(protocol: Protocol) -> bool:
+    return isinstance(protocol, Guest) and protocol.usual is not None
 
 
-def _skipped(name: str, needs: Sequence[Need]) -> Result:
-    files = ", ".join(f"{need.name} ({need.size / 10**6:.0f} MB)" if need.size else need.name for need in needs)
-    remedy = "; ".join(dict.fromkeys(need.remedy for need in needs))
-    return Result(protocol=name, status="skipped", reason=f"needs {files}", remedy=remedy)
+def _is_exclusive(protocol: Protocol) -> bool:
+    return isinstance(protocol, Guest) and protocol.exclusive
+
+
+def _usual(protocol: Protocol) -> PromptSet | None:
+    """The usual prompts of a guest, where their file is."""
+    asset = protocol.usual if isinstance(protocol, Guest) else None
+    path = asset.find() if asset else None
+    return mjhq.prompt_set(path) if path else None
 
 
 def spread(tags: Sequence[str], limit: int | None) -> list[int]:

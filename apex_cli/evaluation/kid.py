@@ -1,7 +1,8 @@
 """`kid@inception` and `kid@effnet-lite0`: the unbiased kernel distance of KID, x 1000, over whole sets.
 
-KID means Inception. On a machine without its weights `kid` is the lite one, on EfficientNet-Lite0; its row says so by
-name. Without a reference set, pictures of the shapes world are compared with renders of the same prompts.
+KID means Inception. On a machine without its weights or a reference set `kid` is the lite one, on EfficientNet-Lite0;
+its row says so by name. Without a reference set that one compares pictures of the shapes world with renders of the same
+prompts.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from apex_cli.errors import DataError
 from apex_cli.evaluation import effnet, inception, resizing
-from apex_cli.evaluation.assets import Found
-from apex_cli.evaluation.base import Item, Observed, Picture
+from apex_cli.evaluation.assets import Asset, Found
+from apex_cli.evaluation.base import Item, Observed, Picture, PromptSet
 from apex_cli.evaluation.catalog import EFFNET, INCEPTION
 from apex_cli.evaluation.distances import DistanceConfig, KernelDistance, stacked
 from apex_cli.evaluation.features import Extractor, FeatureStage
+from apex_cli.evaluation.guests import Unfit
+from apex_cli.evaluation.needs import Package
 from apex_cli.evaluation.scorers import demands
 from apex_cli.worlds.shapes.grammar import scene_for
 from apex_cli.worlds.shapes.renderer import render
@@ -27,8 +30,14 @@ TRUTH_SEED = 0x6B69  # apart from the seeds of training data and of the other ju
 
 
 class KidInception(KernelDistance):
-    name = "kid@inception"
+    base = "kid@inception"
     asset = INCEPTION
+    packages = inception.PACKAGES
+
+    @property
+    def exclusive(self) -> bool:
+        """No: where other suites draw, `kid` looks at what they draw."""
+        return False
 
     def extractor(self, found: Found) -> Extractor:
         identity = {"network": "inception-2015", "weights": found.sha256, "resize": "sana-512"}
@@ -49,18 +58,14 @@ class TruthStage(FeatureStage):
 
 def truth(picture: Picture) -> np.ndarray:
     """A render of a random scene that satisfies the prompt of `picture`, uint8 [64, 64, 3]."""
-    try:
-        prompt = demands(picture.item.text)
-    except DataError as error:
-        told = f"kid@effnet-lite0 has nothing to compare '{picture.item.text}' with: no prompt of the shapes world."
-        remedy = "Run `apex eval reference FOLDER --for kid@effnet-lite0`, and add --set kid.reference=FOLDER."
-        raise DataError(told, remedy) from error
-    return render(scene_for(prompt, np.random.default_rng([TRUTH_SEED, int(picture.sha256[:8], 16)])))
+    rng = np.random.default_rng([TRUTH_SEED, int(picture.sha256[:8], 16)])
+    return render(scene_for(demands(picture.item.text), rng))
 
 
 class KidEffnetLite0(KernelDistance):
-    name = "kid@effnet-lite0"
+    base = "kid@effnet-lite0"
     asset = EFFNET
+    packages = effnet.PACKAGES
     tier = "lite"
     reference_name = "renders of the same prompts"
 
@@ -68,7 +73,18 @@ class KidEffnetLite0(KernelDistance):
         super().__init__(config)
         self.rendered = config.reference is None
         if self.rendered:
-            self.needs = (self.weights,)
+            self.needs = (self.weights, *map(Package, self.packages))
+
+    @property
+    def usual(self) -> Asset | None:
+        return None if self.rendered else super().usual
+
+    def unfit(self, prompts: PromptSet | None, items: Sequence[Item]) -> Unfit | None:
+        foreign = next((item.text for item in items if not _is_of_shapes(item.text)), None)
+        if not self.rendered or foreign is None:
+            return None
+        reason = f"has nothing to compare '{foreign}' with: no prompt of the shapes world"
+        return Unfit(reason, f"apex eval reference FOLDER --for {self.base}, then --set {self.base}.reference=FOLDER")
 
     def extractor(self, found: Found) -> Extractor:
         return effnet.extractor(found)
@@ -89,10 +105,21 @@ class KidEffnetLite0(KernelDistance):
         return (f"Lite, not comparable with any published KID; against {other}.",)
 
 
+def _is_of_shapes(text: str) -> bool:
+    try:
+        demands(text)
+    except DataError:
+        return False
+    return True
+
+
 class Kid:
-    """KID on Inception where its weights are, else on EfficientNet-Lite0: the name of the row says which."""
+    """KID on Inception where its weights are and a reference set is named or found, else on EfficientNet-Lite0: the
+    name of the row says which."""
 
     Config = DistanceConfig
 
     def __new__(cls, config: DistanceConfig) -> KernelDistance:  # type: ignore[misc]
-        return KidInception(config) if INCEPTION.at(config.weights).find() else KidEffnetLite0(config)
+        real = KidInception(config)
+        wanted = config.weights or config.reference or real.reference.find()
+        return real if wanted and real.weights.find() else KidEffnetLite0(config)

@@ -1,9 +1,12 @@
-"""What only the user can name: a file or folder, as `base.Need`."""
+"""Needs of `base.py` that are no published files: what only the user can name, and packages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+
+from apex_cli.extras import install
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,7 @@ class Named:
     source: str
     path: Path | None
     size: int | None = None
+    licence: str = ""
 
     @property
     def remedy(self) -> str:
@@ -22,3 +26,19 @@ class Named:
 
     def find(self) -> Path | None:
         return self.path if self.path is not None and self.path.exists() else None
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of the extra `eval`, by its import name."""
+
+    name: str
+    size: int | None = None
+
+    @property
+    def remedy(self) -> str:
+        return f"get it with: {install('eval')}"
+
+    def find(self) -> Path | None:
+        spec = find_spec(self.name)
+        return Path(spec.origin).parent if spec and spec.origin else None

@@ -18,6 +18,7 @@ from apex_cli.config import Section
 from apex_cli.errors import SetupError
 from apex_cli.evaluation.base import Item, Observation, Observed, Picture
 from apex_cli.evaluation.catalog import RAPIDOCR
+from apex_cli.evaluation.needs import Package
 from apex_cli.evaluation.records import Box, Certificate, ImageRecord, Result
 from apex_cli.evaluation.scores import score, task_scores
 
@@ -128,7 +129,7 @@ def agreement(wanted: str, read: str) -> float:
 class Ocr:
     Config = OcrConfig
     name = "ocr"
-    needs = (RAPIDOCR,)
+    needs = (RAPIDOCR, Package("onnxruntime"))
     prompts = None
 
     def __init__(self, config: OcrConfig):

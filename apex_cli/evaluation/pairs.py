@@ -16,8 +16,10 @@ from torch import Tensor
 from apex_cli.config import Section
 from apex_cli.evaluation import canary
 from apex_cli.evaluation.assets import Asset, Found
-from apex_cli.evaluation.base import Item, Observation, Observed, Picture
+from apex_cli.evaluation.base import Item, Observation, Observed, Picture, PromptSet
 from apex_cli.evaluation.features import accelerator
+from apex_cli.evaluation.guests import Guest, Unfit
+from apex_cli.evaluation.needs import Package
 from apex_cli.evaluation.records import Certificate, ImageRecord, Result
 from apex_cli.evaluation.scores import prompt_means
 from apex_cli.evaluation.statistics import interval, overall
@@ -57,6 +59,8 @@ class PairStage:
             self.model = model
 
     def prepare(self, picture: Picture) -> Tensor:
+        if not picture.item.prompt:
+            raise ValueError("has no prompt")
         return self.scorer.prepare(picture.pixels())
 
     def observe(
@@ -89,21 +93,27 @@ class PairConfig(Section):
     """Pictures in one pass of the model."""
 
 
-class PairProtocol:
+class PairProtocol(Guest):
     """A protocol of `base.py`; a subclass names its weights and its scorer."""
 
     Config: ClassVar[type[Section]] = PairConfig
     name: str
     asset: ClassVar[Asset]
+    packages: ClassVar[tuple[str, ...]] = ()
+    """That its scorer imports, of the extra `eval`."""
     digits: ClassVar[int] = 2
     notes: ClassVar[tuple[str, ...]] = ()
-    prompts = None
 
-    def __init__(self, config: PairConfig):
+    def __init__(self, config: Any):
         self.config = config
         self.weights = self.asset.at(config.weights)
-        self.needs = (self.weights,)
+        self.needs = (self.weights, *map(Package, self.packages))
         self._stages: tuple[PairStage, ...] = ()
+
+    def unfit(self, prompts: PromptSet | None, items: Sequence[Item]) -> Unfit | None:
+        if any(item.prompt for item in items):
+            return None
+        return Unfit("needs prompts", "put metadata.jsonl with rows of file_name and prompt beside the images")
 
     def scorer(self, found: Found) -> PairScorer:
         """Of the weights found."""

@@ -21,6 +21,8 @@ from apex_cli.evaluation.frechet import Gaussian, gaussian
 from apex_cli.evaluation.observations import digest
 
 SUFFIX = ".safetensors"
+STATS = "stats"
+"""The folder of the cache."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,17 @@ class Reference:
         return f"reference set {self.chosen or self.default}"
 
     @property
+    def label(self) -> str:
+        """Its name in tables."""
+        if self.chosen is None:
+            return self.default
+        return self.chosen.stem if self.chosen.is_file() else name_of(self.chosen)
+
+    @property
+    def is_default(self) -> bool:
+        return self.label == self.default
+
+    @property
     def remedy(self) -> str:
         folder = self.chosen if self.chosen and self.chosen.is_dir() else f"FOLDER --name {self.default}"
         return f"make it with: apex eval reference {folder} --for {self.protocol}"
@@ -49,6 +62,12 @@ class Reference:
         path = place(self.protocol, name_of(self.chosen) if self.chosen else self.default)
         return path if path.is_file() else None
 
+    @property
+    def places(self) -> dict[str, Path]:
+        """Where an archive puts the file in a cache -> where it is now, unless it is missing or not of our format."""
+        path = self.find()
+        return {f"{STATS}/{self.protocol}/{path.name}": path} if path and path.suffix == SUFFIX else {}
+
 
 def name_of(folder: Path) -> str:
     """Of the reference made from a folder: its own name and where it lies, since many folders are called `images`."""
@@ -57,7 +76,7 @@ def name_of(folder: Path) -> str:
 
 
 def place(protocol: str, name: str) -> Path:
-    return cache_folder() / "stats" / protocol / f"{name}{SUFFIX}"
+    return cache_folder() / STATS / protocol / f"{name}{SUFFIX}"
 
 
 def write(path: Path, features: np.ndarray, identity: Mapping[str, Any], whole: bool) -> None:
@@ -73,10 +92,18 @@ def write(path: Path, features: np.ndarray, identity: Mapping[str, Any], whole: 
     settle(temporary, path)
 
 
-def read(path: Path, identity: Mapping[str, Any]) -> Gaussian | np.ndarray:
-    """What `write` wrote; raises `DataError` for a file of another extractor or no reference at all."""
-    if path.suffix == ".npz":
-        return _read_npz(path)
+def read(path: Path, identity: Mapping[str, Any], whole: bool) -> Gaussian | np.ndarray:
+    """What `write` wrote; raises `DataError` for a file of another extractor or kind, or no reference at all."""
+    found = _read_npz(path) if path.suffix == ".npz" else _read(path, identity)
+    if isinstance(found, Gaussian) == whole:
+        kinds = ["all features", "a mean and a covariance"]
+        held, asked = reversed(kinds) if whole else kinds
+        told = f"'{path}' holds {held} where this suite compares with {asked}."
+        raise DataError(told, "Make one for this suite: apex eval reference FOLDER --for SUITE.")
+    return found
+
+
+def _read(path: Path, identity: Mapping[str, Any]) -> Gaussian | np.ndarray:
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -26,7 +26,7 @@ class Made:
 
 def collect(protocol: SetDistance, folder: Path, name: str | None = None) -> Iterator[Progress | Made]:
     """Yields progress and last what was made, under `name` or the name of the folder."""
-    path = reference.place(protocol.name, name or reference.name_of(folder))
+    path = reference.place(protocol.base, name or reference.name_of(folder))
     home = path.with_suffix("")
     found = pictures.files(folder, set())
     inspector = Inspector(home)

@@ -30,7 +30,7 @@ from apex_cli.data.ahead import ahead
 from apex_cli.errors import ApexError, DataError, SetupError, StorageError, UsageError
 from apex_cli.evaluation import painters, pictures
 from apex_cli.evaluation.base import Picture, Protocol
-from apex_cli.evaluation.jobs import Job, sort_out
+from apex_cli.evaluation.jobs import Job, skipped
 from apex_cli.evaluation.judges.asking import estimates
 from apex_cli.evaluation.judges.base import Estimate
 from apex_cli.evaluation.observations import Store, observe, open_stores
@@ -68,11 +68,8 @@ class Identity(Section):
 def evaluate(job: Job) -> Iterator[Progress | Estimate | Failure | Report]:
     """Yield progress, what a paid judge will cost before it is asked, the protocols that give up, and last the
     `Report`, which is in the folder by then; none while other shards are at work."""
-    ready, results = sort_out(job.protocols)
-    if job.prompts is None and not isinstance(job.source, Path):
-        reason = "has no prompts of its own, and those that have are skipped"
-        results |= {p.name: _skipped(p, reason, "see theirs") for p in ready}
-        ready = []
+    results = dict(job.skipped)
+    ready = [p for p in job.protocols if p.name not in results]
     if not ready:
         yield _report(job, Collection([], [], job.items, 0), results, None)
         return
@@ -84,7 +81,7 @@ def evaluate(job: Job) -> Iterator[Progress | Estimate | Failure | Report]:
         try:
             yield from _observe(job, protocol, own)
         except OF_ONE as error:
-            results[protocol.name] = _skipped(protocol, error.message.rstrip("."), error.remedy)
+            results[protocol.name] = skipped(protocol, error.message.rstrip("."), error.remedy)
             yield Failure(protocol.name, error)
     there = _collect(job)  # and what other shards have done meanwhile
     seen = [protocol for protocol in ready if protocol.name not in results]
@@ -96,15 +93,11 @@ def evaluate(job: Job) -> Iterator[Progress | Estimate | Failure | Report]:
         try:
             results[protocol.name] = summarise(job, protocol, there, stores[protocol.name])
         except OF_ONE as error:
-            results[protocol.name] = _skipped(protocol, error.message.rstrip("."), error.remedy)
+            results[protocol.name] = skipped(protocol, error.message.rstrip("."), error.remedy)
             yield Failure(protocol.name, error)
     report = _report(job, there, results, (yield from _seed_diversity(there.pictures)))
     report.save(job.folder)
     yield report
-
-
-def _skipped(protocol: Protocol, reason: str, remedy: str) -> Result:
-    return Result(protocol=protocol.name, status="skipped", reason=reason, remedy=remedy)
 
 
 def _observe(job: Job, protocol: Protocol, own: Sequence[Picture]) -> Iterator[Progress | Estimate]:
@@ -132,12 +125,13 @@ def _open(job: Job) -> None:
 
 
 def _differences(stored: dict[str, dict], asked: dict[str, dict]) -> list[str]:
-    """Names of the entries that differ; where the model lies does not matter."""
+    """Names of the entries that differ; where a model of known weights lies does not matter."""
+    ignored = ["source"] * bool(asked["subject"]["weights"])
     return [
         key
         for part in asked
         for key in asked[part]
-        if key != "source" and stored.get(part, {}).get(key) != asked[part][key]
+        if key not in ignored and stored.get(part, {}).get(key) != asked[part][key]
     ]
 
 
@@ -205,7 +199,7 @@ def summarise(job: Job, protocol: Protocol, there: Collection, stores: Mapping[s
     sound = [picture for picture, told in errors.items() if not told]
     if not sound:
         first = next((f", the first: {told[0]}" for told in errors.values()), "")
-        return _skipped(protocol, f"no usable image among {there.expected}{first}", "see the flaws in the report")
+        return skipped(protocol, f"no usable image among {there.expected}{first}", "see the flaws in the report")
     result = protocol.summarise(sound, stores)
     failed = [f"{picture.path.name} of '{picture.item.id}': {told[0]}" for picture, told in errors.items() if told]
     notes = (*result.notes, *([f"{len(failed)} images could not be judged: {'; '.join(failed[:3])}"] if failed else []))
@@ -216,7 +210,7 @@ def summarise(job: Job, protocol: Protocol, there: Collection, stores: Mapping[s
             "expected": there.expected,
             "status": "scored" if len(sound) == there.expected else "partial",
             "notes": notes,
-            "identity": {name: dict(store.stage.identity) for name, store in stores.items()},
+            "identity": result.identity | {name: dict(store.stage.identity) for name, store in stores.items()},
             "certificate": protocol.certify(job.items) if job.certify else None,
             "records": [],
         }

@@ -28,7 +28,7 @@ def test_rates_are_those_of_every_picture(bench, tmp_path):
 
 def test_memory_is_taken_in_every_phase_of_a_whole_evaluation(bench, tmp_path):
     found = bench.memory(70, tmp_path)
-    assert set(found["phases"]) == {"inspect", "cells: features", "cells: truth", "cells: scores", "summarise"}
+    assert set(found["phases"]) == {"inspect", "cells: features", "cells: truth", "cells: scores", "summarise cells"}
     assert all(held.most <= found["most"] for name, held in found["phases"].items() if name != "inspect")
     assert {name: held.curve[-1][0] for name, held in found["phases"].items()} == {
         "inspect": 70, "cells: features": 70, "cells: truth": 70, "cells: scores": 70, "summarise": 1

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,9 +80,7 @@ def test_every_asset_says_how_to_get_it():
 
 def packed(caches: Path) -> Path:
     put(caches / "torch/hub/checkpoints/other.pth")
-    found = ASSET.locate()
-    assert found
-    list(bundle.pack([found], caches / "bundle.tar"))
+    list(bundle.pack(ASSET.places, caches / "bundle.tar"))
     (caches / "torch/hub/checkpoints/other.pth").unlink()
     return caches / "bundle.tar"
 
@@ -92,7 +89,7 @@ def test_an_archive_brings_files_to_another_machine(caches):
     archive = packed(caches)
     assert ASSET.find() is None
     *_, written = bundle.unpack(archive, CATALOGUE)
-    assert written == [ASSET.find()] and ASSET.require().verify().path.read_bytes() == CONTENT
+    assert written == ["weights/toy/other.pth"] and ASSET.require().verify().path.read_bytes() == CONTENT
 
 
 def hostile(path: Path, rows: list[dict], members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
@@ -105,7 +102,7 @@ def hostile(path: Path, rows: list[dict], members: list[tuple[tarfile.TarInfo, b
 
 
 def row(**changes) -> dict:
-    return {"asset": "toy", "name": "toy.pth", "size": len(CONTENT), "sha256": SHA} | changes
+    return {"place": "weights/toy/toy.pth", "size": len(CONTENT), "sha256": SHA} | changes
 
 
 def member(name: str = "weights/toy/toy.pth", **changes) -> tarfile.TarInfo:
@@ -117,7 +114,13 @@ def member(name: str = "weights/toy/toy.pth", **changes) -> tarfile.TarInfo:
 
 OTHER = b"x" * len(CONTENT)
 HOSTILE = {
-    "outside": ([row(asset="..", name="../evil")], [(member("weights/../../evil"), CONTENT)]),
+    "outside": ([row(place="weights/../../evil")], [(member("weights/../../evil"), CONTENT)]),
+    "named outside": ([row(place="named/x.y/../../../evil")], [(member("named/x.y/../../../evil"), CONTENT)]),
+    "named above": ([row(place="named/../evil")], [(member("named/../evil"), CONTENT)]),
+    "a deep reference": ([row(place="stats/a/b/c.safetensors")], [(member("stats/a/b/c.safetensors"), CONTENT)]),
+    "no reference": ([row(place="stats/a/b.pth")], [(member("stats/a/b.pth"), CONTENT)]),
+    "another kind": ([row(place="runs/a/b")], [(member("runs/a/b"), CONTENT)]),
+    "a weight nobody needs": ([row(place="weights/toy/b.pth")], [(member("weights/toy/b.pth"), CONTENT)]),
     "unlisted": ([row()], [(member("weights/toy/more.pth"), CONTENT)]),
     "link": ([row(size=0)], [(member(type=tarfile.SYMTYPE, linkname="/etc/passwd"), b"")]),
     "other bytes, listed as such": ([row(sha256=hashlib.sha256(OTHER).hexdigest())], [(member(), OTHER)]),
@@ -146,8 +149,24 @@ def test_a_cut_archive_is_told(size, caches):
 
 def test_an_archive_is_the_same_to_the_byte(caches):
     put(caches / "torch/hub/checkpoints/other.pth")
-    found = replace(ASSET).locate()
-    assert found
     for name in ("a.tar", "b.tar"):
-        list(bundle.pack([found], caches / name))
+        list(bundle.pack(ASSET.places, caches / name))
     assert (caches / "a.tar").read_bytes() == (caches / "b.tar").read_bytes()
+
+
+def test_what_a_user_names_is_packed_and_named_again(caches):
+    put(caches / "bench/dpg.csv"), put(caches / "bench/prompts/1.txt"), put(caches / "bench/.git/x")
+    places = {
+        **bundle.named("dpg.folder", caches / "bench"),
+        **bundle.named("dpg.judge.answers", put(caches / "a.txt")),
+    }
+    assert list(places) == [
+        "named/dpg.folder/bench/dpg.csv",
+        "named/dpg.folder/bench/prompts/1.txt",
+        "named/dpg.judge.answers/a.txt",
+    ]
+    list(bundle.pack(places, caches / "bundle.tar"))
+    *_, written = bundle.unpack(caches / "bundle.tar", CATALOGUE)
+    found = bundle.settings(written)
+    assert list(found) == ["dpg.folder", "dpg.judge.answers"]
+    assert (found["dpg.folder"] / "prompts/1.txt").read_bytes() == found["dpg.judge.answers"].read_bytes() == CONTENT

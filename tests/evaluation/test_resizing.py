@@ -1,4 +1,5 @@
-"""Each resize stage against the library it follows, pixel by pixel."""
+"""Each resize stage against the library it follows, pixel by pixel: its own calls of torchvision and torch, arithmetic
+written out, and the library itself where it is installed."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from apex_cli.torchvision_guard import import_torchvision
 from apex_cli.worlds.shapes.grammar import example
 from apex_cli.worlds.shapes.renderer import render
 
+SINGLE = 5e-4
+"""Of -1..1, a sixteenth of a grey level: torch places its samples in float32."""
 SIZES = [(640, 640), (700, 431), (331, 600), (512, 512), (200, 224)]
 
 
@@ -34,29 +37,76 @@ def transforms():
     return transforms
 
 
-def inside_pytorch_fid(batch: torch.Tensor) -> torch.Tensor:
-    """What the network of pytorch-fid does to its input before its first block, by its own code."""
+def half_pixels(size: int) -> np.ndarray:
+    """Bilinear without antialiasing, half-pixel centres: [299, size]."""
+    centres = np.clip((np.arange(299) + 0.5) * size / 299 - 0.5, 0, size - 1)
+    return np.clip(1 - np.abs(centres[:, None] - np.arange(size)), 0, None)
+
+
+def keys(size: int) -> np.ndarray:
+    """Pillow's bicubic: Keys' kernel with a = -0.5, as wide as an output pixel where that is wider: [299, size]."""
+    scale = size / 299
+    width = max(scale, 1)
+    x = np.abs(np.arange(size) + 0.5 - (np.arange(299)[:, None] + 0.5) * scale) / width
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def resized(kernel, pixels: np.ndarray) -> torch.Tensor:
+    """Rows and columns of [H, W, 3] in float64: [3, 299, 299]."""
+    height, width = pixels.shape[:2]
+    scaled = np.einsum("yh,hwc,xw->cyx", kernel(height), pixels.astype(np.float64), kernel(width), optimize=True)
+    return torch.from_numpy(scaled)
+
+
+def into_pytorch_fid(batch: torch.Tensor) -> torch.Tensor:
+    """What the network of pytorch-fid 0.3.0 does to pictures in 0..1 before its first block."""
+    return 2 * torch.nn.functional.interpolate(batch, size=(299, 299), mode="bilinear", align_corners=False) - 1
+
+
+def sana_toolkit(pixels: np.ndarray, side: int) -> torch.Tensor:
+    """The transform of Sana's toolkit, whose network is pytorch-fid's."""
+    t = transforms()
+    bilinear = t.InterpolationMode.BILINEAR
+    stage = t.Compose([t.Resize(side, bilinear), t.CenterCrop(side), t.ToTensor()])
+    return into_pytorch_fid(stage(Image.fromarray(pixels))[None])[0]
+
+
+@pytest.mark.parametrize("side", [512, 1024])
+def test_sana_is_the_transform_of_its_toolkit(pixels, side):
+    assert torch.equal(resizing.sana(pixels, side), sana_toolkit(pixels, side))
+
+
+def test_sana_after_its_cut_is_bilinear_between_half_pixels(pixels):
+    cut = np.asarray(transforms().CenterCrop(512)(transforms().Resize(512)(Image.fromarray(pixels))))
+    expected = 2 * resized(half_pixels, cut) / 255 - 1
+    assert torch.allclose(resizing.sana(pixels, 512).double(), expected, atol=SINGLE)
+
+
+def test_pytorch_fid_resizes_inside_its_network(pixels):
+    expected = into_pytorch_fid(transforms().ToTensor()(Image.fromarray(pixels))[None])
+    assert torch.equal(resizing.pytorch_fid(pixels), expected[0])
+    assert torch.allclose(expected[0].double(), 2 * resized(half_pixels, pixels) / 255 - 1, atol=SINGLE)
+
+
+def test_clean_fid_is_an_antialiased_bicubic_in_floats(pixels):
+    """As clean-fid 0.1.35: not rounded to bytes between, cut to 0..255 at the end, then (x - 128) / 128."""
+    expected = (resized(keys, pixels).clip(0, 255) - 128) / 128
+    assert torch.allclose(resizing.clean_fid(pixels).double(), expected, atol=1e-5)
+
+
+def test_the_network_of_pytorch_fid_where_it_is_installed(pixels):
     reference = pytest.importorskip("pytorch_fid.inception")
     network = reference.InceptionV3.__new__(reference.InceptionV3)
     torch.nn.Module.__init__(network)
     network.resize_input, network.normalize_input, network.output_blocks = True, True, [0]
     network.blocks, network.last_needed_block = torch.nn.ModuleList([torch.nn.Identity()]), 0
-    return network(batch)[0]
+    batch = transforms().ToTensor()(Image.fromarray(pixels))[None]
+    assert torch.equal(into_pytorch_fid(batch), network(batch)[0])
 
 
-def test_sana_is_torchvisions_resize_and_the_network_of_pytorch_fid(pixels):
-    t = transforms()
-    stage = t.Compose([t.Resize(512), t.CenterCrop(512), t.ToTensor()])
-    expected = inside_pytorch_fid(stage(Image.fromarray(pixels))[None])
-    assert torch.equal(resizing.sana(pixels, 512), expected[0])
-
-
-def test_pytorch_fid_resizes_inside_its_network(pixels):
-    expected = inside_pytorch_fid(transforms().ToTensor()(Image.fromarray(pixels))[None])
-    assert torch.equal(resizing.pytorch_fid(pixels), expected[0])
-
-
-def test_clean_fid_resizes_by_its_own_function(pixels):
+def test_the_resizer_of_clean_fid_where_it_is_installed(pixels):
     cleanfid = pytest.importorskip("cleanfid.resize")
     expected = (torch.from_numpy(cleanfid.build_resizer("clean")(pixels)).permute(2, 0, 1) - 128) / 128
     assert torch.equal(resizing.clean_fid(pixels), expected)

@@ -12,6 +12,7 @@ from looking import look
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from apex_cli.data.store import file_hash
 from apex_cli.errors import DataError, SetupError
 from apex_cli.evaluation import canary, effnet, frechet, inception, kid, mmd, reference, reference_sets
 from apex_cli.evaluation.base import Item, Picture
@@ -99,12 +100,40 @@ def test_fid_is_read_from_a_reference_set_of_a_folder(random_inception, tmp_path
     result = protocol.summarise(made, seen(protocol, made))
     own, others = (np.stack([row["features"] for row in seen(protocol, p)["features"].values()]) for p in (made, truth))
     expected = frechet.distance(frechet.gaussian(own), frechet.gaussian(others))
-    assert result.value == pytest.approx(expected, rel=1e-6) and result.protocol == "fid@clean"
+    assert result.value == pytest.approx(expected, rel=1e-6)
     assert result.facts["images"] == 6 and result.facts["reference images"] == 8
+    own_name = reference.name_of(tmp_path / "truth")
+    assert result.protocol == f"fid@clean+{own_name}", "a reference set other than MJHQ-30K stands in the name"
+    assert result.identity["reference"] == {"name": own_name, "sha256": file_hash(told.path)}
+    assert result.facts["reference set"] == f"{own_name}, SHA-256 {file_hash(told.path)[:12]}"
     assert "not FID-30K" in result.notes[0] and not result.higher_is_better
     sana = FidSana512(DistanceConfig(weights=random_inception, reference=told.path))
     with pytest.raises(DataError, match="another extractor or resize"):
-        reference.read(told.path, {**protocol.stages[0].identity, "resize": sana.name})
+        reference.read(told.path, {**protocol.stages[0].identity, "resize": sana.base}, whole=False)
+
+
+def test_the_reference_of_a_table_is_called_as_its_protocol(tmp_path):
+    usual, other = FidSana512(DistanceConfig()), FidSana512(DistanceConfig(reference=tmp_path / "coco.safetensors"))
+    (tmp_path / "coco.safetensors").touch()
+    assert usual.name == "fid@sana-512" and other.name == "fid@sana-512+coco"
+    assert usual.exclusive and not other.exclusive
+
+
+def test_kinds_of_references_are_told_apart(tmp_path):
+    """FID and KID on Inception share the identity of their extractor."""
+    features, identity = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32), {"network": "toy"}
+    whole, summary = tmp_path / "whole.safetensors", tmp_path / "summary.safetensors"
+    reference.write(whole, features, identity, whole=True)
+    reference.write(summary, features, identity, whole=False)
+    assert np.array_equal(reference.read(whole, identity, whole=True), features)
+    assert reference.read(summary, identity, whole=False).n == 5
+    with pytest.raises(DataError, match="holds all features where this suite compares with a mean and a covariance"):
+        reference.read(whole, identity, whole=False)
+    with pytest.raises(DataError, match="holds a mean and a covariance where this suite compares with all features"):
+        reference.read(summary, identity, whole=True)
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(4), sigma=np.eye(4))
+    with pytest.raises(DataError, match="holds a mean"):
+        reference.read(tmp_path / "stats.npz", identity, whole=True)
 
 
 def blurred(sigma: float):
@@ -142,12 +171,11 @@ def test_the_lite_kernel_distance_rises_with_every_level_of_damage(tmp_path):
 
 
 def test_the_lite_kernel_distance_needs_a_reference_for_other_prompts(tmp_path):
-    protocol = kid.Kid(DistanceConfig())
-    [picture] = pictures(tmp_path / "one", 1)
-    foreign = Picture(Item("0", "all", "a city at night"), 0, picture.path, picture.sha256, picture.size)
-    stage = protocol.stages[1]
-    with pytest.raises(DataError, match="nothing to compare"):
-        look(stage, [foreign])
+    known, foreign = Item("0", "all", "a photo of a cube"), Item("1", "all", "a city at night")
+    alone = kid.Kid(DistanceConfig())
+    unfit = alone.unfit(None, [known, foreign])
+    assert alone.unfit(None, [known]) is None and unfit and "'a city at night'" in unfit.reason
+    assert kid.Kid(DistanceConfig(reference=tmp_path)).unfit(None, [foreign]) is None
 
 
 @pytest.fixture
@@ -226,11 +254,11 @@ def test_cmmd_and_fd_dinov2_run_on_tiny_models_of_their_classes(tmp_path):
 def test_an_npz_of_pytorch_fid_is_read(tmp_path):
     path = tmp_path / "stats.npz"
     np.savez(path, mu=np.zeros(4), sigma=np.eye(4))
-    found = reference.read(path, {})
+    found = reference.read(path, {}, whole=False)
     assert found.n is None and frechet.distance(found, found) < 1e-9
     np.savez(path, other=np.zeros(4))
     with pytest.raises(DataError, match="`mu` and `sigma`"):
-        reference.read(path, {})
+        reference.read(path, {}, whole=False)
 
 
 @pytest.mark.parametrize(("kind", "other"), [(FidClean, FidSana512), (kid.KidInception, Cmmd)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -122,6 +123,25 @@ def test_images_of_other_people(capsys):
     alone = run(capsys, "--images", images, "--suite", "brightness")["evaluations"][0]
     assert alone["results"]["brightness"]["value"] == theirs["results"]["brightness"]["value"]
     assert alone["setting"]["prompts"] == 6
+
+
+def test_folders_of_one_name_are_two_evaluations(capsys):
+    images = Path(run(capsys)["evaluations"][0]["folder"]) / "images"
+    for place in ("a", "b"):
+        shutil.copytree(images, Path(place, "images"))
+    run(capsys, "--images", "a/images", "--suite", "brightness")
+    run(capsys, "--images", "./a/../a/images", "--suite", "brightness")
+    assert app.main(["eval", *FEW, "--images", "b/images", "--suite", "brightness"]) == 2
+    assert "holds another evaluation: it differs in source" in capsys.readouterr().err
+
+
+def test_an_evaluation_is_not_compared_with_itself(capsys):
+    images = str(Path(run(capsys)["evaluations"][0]["folder"]) / "images")
+    own = run(capsys, "--images", images)["evaluations"][0]["folder"]
+    assert app.main(["eval", *FEW, "--images", images, "--compare", own]) == 2
+    assert "compared with itself" in capsys.readouterr().err
+    document = run(capsys, "--ckpt", "perfect", "--nfe", "1", "--nfe", "2", "--compare", "perfect")
+    assert len(document["comparisons"]) == 1, "of 2 NFE against the 1 of the model, not of 1 against itself"
 
 
 def test_failed_judgements_are_reported_and_tried_again(capsys, monkeypatch):

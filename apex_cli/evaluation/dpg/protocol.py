@@ -81,7 +81,7 @@ class Dpg:
         path = self.config.folder / CSV if self.config.folder else None
         how = "git clone https://github.com/TencentQQGYLab/ELLA (its folder dpg_bench)"
         return (
-            Named(CSV, f"{self.base}.folder", how, path, 3_000_000),
+            Named(CSV, f"{self.base}.folder", how, path, 3_000_000, "Apache-2.0"),
             AnyJudge(self.base, self.config.judge),
         )
 
