@@ -125,7 +125,7 @@ class SetDistance(Guest):
         content = hashlib.sha256(json.dumps([self.name, VERSION, *prompts]).encode())
         for part in sets:
             content.update(f"{part.dtype} {part.shape}".encode())
-            content.update(np.ascontiguousarray(part))
+            content.update(np.ascontiguousarray(part).data)
         return kept(content.hexdigest()[:32], measure, KIND)
 
     def certify(self, items: Sequence[Item]) -> Certificate | None:

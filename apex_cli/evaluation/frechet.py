@@ -44,8 +44,11 @@ class Gaussian:
 def gaussian(features: np.ndarray) -> Gaussian:
     """Of [n, d], n at least 2."""
     mean = features.mean(0, dtype=np.float64)
-    apart = (features[i : i + ROWS] - mean for i in range(0, len(features), ROWS))
-    return Gaussian(mean, sum(rows.T @ rows for rows in apart) / (len(features) - 1), len(features))
+    product = np.zeros((len(mean), len(mean)))
+    for i in range(0, len(features), ROWS):
+        rows = features[i : i + ROWS] - mean
+        product += rows.T @ rows
+    return Gaussian(mean, product / (len(features) - 1), len(features))
 
 
 def distance(one: Gaussian, other: Gaussian) -> float:
