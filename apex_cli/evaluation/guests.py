@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from apex_cli.evaluation.assets import Asset
 from apex_cli.evaluation.base import Item, PromptSet
@@ -21,7 +20,7 @@ class Unfit:
 class Guest:
     """Measures the pictures of other suites, or those of a folder as it is."""
 
-    prompts: ClassVar[None] = None
+    prompts = None
 
     @property
     def usual(self) -> Asset | None:

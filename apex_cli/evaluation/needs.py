@@ -36,6 +36,11 @@ class Package:
     size: int | None = None
 
     @property
+    def id(self) -> str:
+        """The same need for every suite."""
+        return self.name
+
+    @property
     def remedy(self) -> str:
         return f"get it with: {install('eval')}"
 
