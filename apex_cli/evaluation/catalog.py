@@ -6,6 +6,7 @@ Sizes and hashes marked exact were read from the publisher's own listing; a file
 from __future__ import annotations
 
 from apex_cli.evaluation.assets import Asset, File
+from apex_cli.evaluation.needs import UNLICENSED
 from apex_cli.extras import install
 
 _TOKENIZER = (File("vocab.json", 961_143), File("merges.txt", 524_619))
@@ -143,9 +144,7 @@ RAPIDOCR = Asset(
     package="rapidocr/models",
 )
 
-MJHQ = _hub(
-    "mjhq", "datasets/playgroundai/MJHQ-30K", "none stated: not to be passed on", File("meta_data.json", 10_000_000)
-)
+MJHQ = _hub("mjhq", "datasets/playgroundai/MJHQ-30K", UNLICENSED, File("meta_data.json", 10_000_000))
 """The prompts of MJHQ-30K; the pictures (8.8 GB) are wanted once, for a reference set."""
 
 _ALL = (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from apex_cli.errors import UsageError
 from apex_cli.evaluation import mjhq, pictures
+from apex_cli.evaluation.assets import people_size
 from apex_cli.evaluation.base import Item, Need, PromptSet, Protocol
 from apex_cli.evaluation.guests import Guest
 from apex_cli.evaluation.ledger import Shard
@@ -97,7 +98,7 @@ class Job:
         if drawn and isinstance(protocol, Guest) and protocol.usual and (protocol.exclusive or self.prompts is None):
             needs.append(protocol.usual)
         if missing := lacking(needs):
-            files = ", ".join(f"{n.name} ({n.size / 10**6:.0f} MB)" if n.size else n.name for n in missing)
+            files = ", ".join(f"{n.name} ({people_size(n.size)})" if n.size else n.name for n in missing)
             return skipped(protocol, f"needs {files}", "; ".join(dict.fromkeys(need.remedy for need in missing)))
         if drawn and self.prompts is None:
             return skipped(protocol, "has no prompts of its own, and those that have are skipped", "see theirs")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from apex_cli.extras import install
 
+UNLICENSED = "none stated: not to be passed on"
+
 
 @dataclass(frozen=True)
 class Named:

@@ -24,7 +24,7 @@ from apex_cli.evaluation.judges.asking import Answers, tokens
 from apex_cli.evaluation.judges.base import Judge
 from apex_cli.evaluation.judges.choice import AnyJudge, JudgeConfig, choose
 from apex_cli.evaluation.judges.official import Official
-from apex_cli.evaluation.needs import Named
+from apex_cli.evaluation.needs import UNLICENSED, Named
 from apex_cli.evaluation.records import ImageRecord, Result
 from apex_cli.evaluation.scores import score, task_scores
 from apex_cli.evaluation.wise.instructions import Instructions, OwnWording, ScriptWording
@@ -78,8 +78,9 @@ class Wise:
     def needs(self) -> Sequence[Need]:
         how = "git clone https://github.com/PKU-YuanGroup/WISE"
         folder, script = self.config.folder if self._files() else None, self.config.script
-        prompts = Named("WISE's prompts", f"{self.base}.folder", how, folder, 400_000)
-        words = Named("the script", f"{self.base}.script", how, script if script and script.is_file() else None)
+        prompts = Named("WISE's prompts", f"{self.base}.folder", how, folder, 400_000, UNLICENSED)
+        found = script if script and script.is_file() else None
+        words = Named("the script", f"{self.base}.script", how, found, licence=UNLICENSED)
         return prompts, *([words] if script else []), AnyJudge(self.base, self.config.judge)
 
     def _files(self) -> list[Path]:
