@@ -121,20 +121,20 @@ def instances(logits: Tensor, masks: Tensor, padded: tuple[int, int], size: tupl
     full = interpolate(masks[needed][None], padded, mode="bilinear", align_corners=False)[..., :height, :width]
     full = interpolate(full, size, mode="bilinear", align_corners=False)[0]
     inside = full > 0
-    sure = (full.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
-    outlines = [_outline(mask) for mask in inside.cpu().numpy()]
+    sure = full.sigmoid().where(inside, 0).sum((1, 2)) / (inside.count_nonzero((1, 2)) + 1e-6)
+    # The pixels of the masks stay on the device; what leaves it is where they begin and end.
+    boxes = list(map(_box, inside.any(2).cpu().numpy(), inside.any(1).cpu().numpy()))
+    runs = list(map(run_lengths, inside))
     scores = (chances * sure[place]).tolist()
     found = [
-        Seen(CLASSES[label], outlines[at][0], score, outlines[at][1])
+        Seen(CLASSES[label], boxes[at], score, runs[at])
         for label, at, score in zip(labels, place.tolist(), scores, strict=True)
         if score > FLOOR
     ]
     return sorted(found, key=lambda seen: -seen.confidence)
 
 
-def _outline(mask: np.ndarray) -> tuple[tuple[float, float, float, float], tuple[int, ...]]:
-    """Box and run lengths of a mask [H, W]; an empty one has the box 0, 0, 0, 0."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return (0.0, 0.0, 0.0, 0.0), run_lengths(mask)
-    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)), run_lengths(mask)
+def _box(rows: np.ndarray, columns: np.ndarray) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 of a mask that is in these rows [H] and columns [W]; 0, 0, 0, 0 of an empty one."""
+    y, x = np.flatnonzero(rows), np.flatnonzero(columns)
+    return (float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)) if len(y) else (0.0, 0.0, 0.0, 0.0)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from apex_cli.evaluation.records import Box
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,12 @@ class Seen:
         return Box(label=self.kind, box=self.box, score=self.confidence, color=self.color, mask=self.mask)
 
 
-def run_lengths(mask: np.ndarray) -> tuple[int, ...]:
+def run_lengths(mask: Tensor) -> tuple[int, ...]:
     """Lengths of the runs of a bool mask [H, W], row by row, background and object in turn; the first may be 0."""
-    flat = mask.ravel()
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    lengths = np.diff([0, *edges.tolist(), flat.size]).tolist()
-    return (0, *lengths) if flat.size and flat[0] else tuple(lengths)
+    flat = mask.flatten()
+    edges = ((flat[1:] != flat[:-1]).nonzero()[:, 0] + 1).tolist()
+    lengths = np.diff([0, *edges, len(flat)]).tolist()
+    return (0, *lengths) if flat[0] else tuple(lengths)
 
 
 def from_runs(runs: Sequence[int], size: tuple[int, int]) -> np.ndarray:

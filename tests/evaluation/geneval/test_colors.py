@@ -31,7 +31,7 @@ def test_outside_the_mask_is_grey_and_the_box_is_rounded():
     pixels = np.full((20, 30, 3), (10, 200, 30), np.uint8)
     mask = np.zeros((20, 30), bool)
     mask[5:15, 10:12] = True
-    made = np.asarray(crop(pixels, Seen("dog", (7.6, 4.4, 14.4, 15.6), 0.9, run_lengths(mask))))
+    made = np.asarray(crop(pixels, Seen("dog", (7.6, 4.4, 14.4, 15.6), 0.9, run_lengths(torch.from_numpy(mask)))))
     assert made.shape == (12, 6, 3)
     assert tuple(made[5, 2]) == (10, 200, 30) and tuple(made[5, 0]) == (0x99,) * 3 == tuple(made[0, 2])
     whole = np.asarray(crop(pixels, Seen("dog", (7.6, 4.4, 14.4, 15.6), 0.9)))

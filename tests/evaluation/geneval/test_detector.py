@@ -91,7 +91,7 @@ def test_boxes_are_the_extent_of_the_masks():
 def test_masks_survive_their_run_lengths():
     rng = np.random.default_rng(0)
     for mask in (rng.random((7, 5)) > 0.5, np.ones((2, 3), bool), np.zeros((2, 3), bool)):
-        assert (from_runs(run_lengths(mask), (mask.shape[1], mask.shape[0])) == mask).all()
+        assert (from_runs(run_lengths(torch.from_numpy(mask)), (mask.shape[1], mask.shape[0])) == mask).all()
 
 
 def test_a_picture_is_seen_alike_alone_and_in_company(detector):
