@@ -63,7 +63,7 @@ def ask_detector(detector: Mask2Former) -> dict[str, float]:
 def ask_namer(namer: ColorNamer) -> dict[str, dict[str, float]]:
     """Colour of a disc -> how probable each colour word is."""
     thing = Seen("sports ball", (60.0, 60.0, 260.0, 260.0), 1.0)
-    return {color: namer.name(disc(color), [thing])[0] for color in COLORS}
+    return dict(zip(COLORS, namer.name([(disc(color), thing) for color in COLORS]), strict=True))
 
 
 def check_detector(detector: Mask2Former, folder: Path, weights: str, strictness: Strictness) -> None:

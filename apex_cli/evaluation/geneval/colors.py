@@ -11,12 +11,14 @@ a model that lost it (plain names of open_clip since 2.29) answers differently w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from apex_cli.data.ahead import ahead
 from apex_cli.evaluation.geneval.seen import Seen, from_runs
 from apex_cli.evaluation.geneval_prompts import COLORS
 
@@ -45,24 +47,30 @@ class ColorNamer:
         require_quick_gelu(self.clip.model.config)
         self.classifiers: dict[str, Tensor] = {}
 
-    def name(self, pixels: np.ndarray, things: Sequence[Seen]) -> list[dict[str, float]]:
-        """How probable each of `COLORS` is for each object of a uint8 picture [H, W, 3]."""
-        crops = [crop(pixels, thing) for thing in things]
-        rows = [row for i in range(0, len(crops), BATCH) for row in self._features(crops[i : i + BATCH])]
-        return [self._probable(row, thing.kind) for row, thing in zip(rows, things, strict=True)]
+    def name(self, things: Sequence[tuple[np.ndarray, Seen]]) -> list[dict[str, float]]:
+        """How probable each of `COLORS` is for each object in its picture, uint8 [H, W, 3]. Objects of several pictures
+        share a forward, and threads cut out the next ones meanwhile."""
+        ready = ahead(self._prepare, things, window=BATCH + 1)
+        rows: list[Tensor] = []
+        while batch := list(islice(ready, BATCH)):
+            rows += self._features(batch)
+        return [self._probable(row, thing.kind) for row, (_, thing) in zip(rows, things, strict=True)]
 
     def _probable(self, feature: Tensor, kind: str) -> dict[str, float]:
         logits = SCALE * self._classifier(kind) @ feature
         return dict(zip(COLORS, logits.softmax(0).tolist(), strict=True))
 
-    def _features(self, crops: Sequence[Image.Image]) -> Tensor:
+    def _prepare(self, thing: tuple[np.ndarray, Seen]) -> Tensor:
+        from apex_cli.evaluation import resizing
+
+        return resizing.clip(np.asarray(crop(*thing)), self.clip.side)
+
+    def _features(self, crops: Sequence[Tensor]) -> Tensor:
         """Normalised image features, float32 [n, d]."""
         import torch
         from torch.nn.functional import normalize
 
-        from apex_cli.evaluation import resizing
-
-        pixels = torch.stack([resizing.clip(np.asarray(crop), self.clip.side) for crop in crops]).to(self.device)
+        pixels = torch.stack(list(crops)).to(self.device)
         with torch.inference_mode(), self._autocast():
             made = self.clip.model.get_image_features(pixel_values=pixels).pooler_output
         return normalize(made.float(), dim=-1)

@@ -73,15 +73,20 @@ class Colors:
     def observe(
         self, pictures: Sequence[Picture], prepared: Sequence[Any], before: Mapping[str, Sequence[Observation]]
     ) -> list[Observation]:
-        return [self._name(*one) for one in zip(pictures, prepared, before["detections"], strict=True)]
+        found = [_asked(*one) for one in zip(pictures, before["detections"], strict=True)]
+        things = [(pixels, thing) for pixels, own in zip(prepared, found, strict=True) for thing in own.values()]
+        named = iter(self.namer.name(things))
+        rows = [{"colors": {str(i): next(named) for i in own}} for own in found]
+        return [
+            {"error": "no detections"} if "error" in said else row
+            for said, row in zip(before["detections"], rows, strict=True)
+        ]
 
-    def _name(self, picture: Picture, pixels: Any, said: Observation) -> Observation:
-        if "error" in said:
-            return {"error": "no detections"}
-        asked = _colored(picture.item)
-        found = {i: Seen.from_json(row) for i, row in enumerate(said["objects"]) if row["kind"] in asked}
-        named = self.namer.name(pixels, list(found.values())) if found else []
-        return {"colors": {str(i): row for i, row in zip(found, named, strict=True)}}
+
+def _asked(picture: Picture, said: Observation) -> dict[int, Seen]:
+    """The objects whose colour the prompt names, by their place."""
+    asked = _colored(picture.item)
+    return {i: Seen.from_json(row) for i, row in enumerate(said.get("objects", ())) if row["kind"] in asked}
 
 
 def _colored(item: Item) -> list[str]:

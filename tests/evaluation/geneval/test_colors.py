@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,11 @@ from PIL import Image
 from tiny_judges import clip
 
 from apex_cli.errors import SetupError
+from apex_cli.evaluation.base import Item, Picture
 from apex_cli.evaluation.geneval import canary
-from apex_cli.evaluation.geneval.colors import ColorNamer, crop
+from apex_cli.evaluation.geneval.colors import BATCH, ColorNamer, crop
 from apex_cli.evaluation.geneval.seen import Seen, run_lengths
+from apex_cli.evaluation.geneval.stages import Colors
 from apex_cli.evaluation.geneval_prompts import COLORS
 from apex_cli.evaluation.resizing import CLIP_MEAN, CLIP_STD
 from apex_cli.torchvision_guard import import_torchvision
@@ -43,7 +48,7 @@ def test_the_classifier_is_the_mean_of_three_templates(namer, folder):
     from transformers import CLIPModel, CLIPTokenizer
 
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    (found,) = namer.name(pixels, [Seen("bench", (0, 0, 32, 32), 0.9)])
+    (found,) = namer.name([(pixels, Seen("bench", (0, 0, 32, 32), 0.9))])
     model, tokenizer = CLIPModel.from_pretrained(folder).eval(), CLIPTokenizer.from_pretrained(folder)
     mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
     ready = torch.from_numpy(((pixels / 255 - mean) / std).transpose(2, 0, 1)[None].astype(np.float32))
@@ -79,13 +84,50 @@ def test_objects_are_resized_as_open_clip_does(namer, size):
     shown = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
     with torch.no_grad():
         made = namer.clip.model.get_image_features(pixel_values=ready(shown)[None].to(namer.device)).pooler_output[0]
-    assert torch.allclose(namer._features([shown])[0], made / made.norm(), atol=1e-6)
+    whole = Seen("bench", (0, 0, *shown.size), 0.9)
+    found = namer._features([namer._prepare((np.asarray(shown), whole))])[0]
+    assert torch.allclose(found, made / made.norm(), atol=1e-6)
 
 
 def test_the_class_word_matters(namer):
     pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
-    dog, kite = namer.name(pixels, [Seen(kind, (0, 0, 32, 32), 0.9) for kind in ("dog", "kite")])
+    dog, kite = namer.name([(pixels, Seen(kind, (0, 0, 32, 32), 0.9)) for kind in ("dog", "kite")])
     assert dog != kite
+
+
+def test_objects_of_several_pictures_share_a_forward_and_are_named_as_alone(namer, monkeypatch):
+    rng = np.random.default_rng(2)
+    things = [
+        (rng.integers(0, 256, (40, 30 + i, 3), np.uint8), Seen(("dog", "kite")[i % 2], (i, 2, 30, 30), 0.9))
+        for i in range(BATCH + 4)
+    ]
+    alone = [namer.name([thing])[0] for thing in things]
+    sizes, features = [], namer._features
+    monkeypatch.setattr(namer, "_features", lambda crops: sizes.append(len(crops)) or features(crops))
+    for found, expected in zip(namer.name(things), alone, strict=True):
+        assert found == pytest.approx(expected, abs=1e-5)
+    assert sizes == [BATCH, 4]
+
+
+def test_each_picture_is_told_the_colors_of_its_own_objects():
+    """One of which nothing is asked, one that could not be detected, and two with objects, one of them of two."""
+    asked = {"include": [{"class": "dog", "count": 1, "color": "red"}]}
+    metas = [asked, {"include": [{"class": "dog", "count": 1}]}, asked, asked]
+    shown = [Picture(Item(str(i), "colors", "", meta), 0, Path(), "", (9, 9)) for i, meta in enumerate(metas)]
+
+    def seen(*confidences: float):
+        kinds = ("dog", "cat", "dog")
+        return {"objects": [Seen(kind, (0, 0, 9, 9), c).to_json() for kind, c in zip(kinds, confidences, strict=False)]}
+
+    stage = Colors(Path(), "off")
+    stage.namer = SimpleNamespace(name=lambda things: [{pixels: thing.confidence} for pixels, thing in things])
+    said = [seen(0.9, 0.8, 0.7), seen(0.6), {"error": "broken"}, seen(0.5)]
+    assert stage.observe(shown, ["a", None, "c", "d"], {"detections": said}) == [
+        {"colors": {"0": {"a": 0.9}, "2": {"a": 0.7}}},
+        {"colors": {}},
+        {"error": "no detections"},
+        {"colors": {"0": {"d": 0.5}}},
+    ]
 
 
 def test_a_model_without_quick_gelu_is_refused(tmp_path):
