@@ -3,7 +3,8 @@
 Bare: the judge on what it takes, which lies in memory already, in the batches of its stage. Scoring: `observe` as
 `apex eval` does it, from the files to the observations on disk. "With inspection" adds the pass before it, which opens
 every picture once to name the broken ones. Judges: EfficientNet-Lite0 and rapidocr with their real weights; CLIP (sizes
-of ViT-B/32) and Inception with random weights, for the rate does not depend on them.
+of ViT-B/32) and Inception with random weights, for the rate does not depend on them. Mask2Former, with random weights
+too, sees ten objects everywhere; its network is so much smaller than Swin-S that what comes after it weighs more.
 
 Memory: resident bytes of a whole `evaluate` of a folder, with networks so small that only the pipeline is measured: in
 each phase, from a tenth of its pictures on, and the most of the whole run, summary included.
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from apex_cli.benching.flatness import Memory, resident
 from apex_cli.evaluation import effnet, inception, resizing
 from apex_cli.evaluation.assets import Found
-from apex_cli.evaluation.base import Item, Picture, Stage
+from apex_cli.evaluation.base import Item, Observation, Picture, Stage
 from apex_cli.evaluation.catalog import EFFNET
 from apex_cli.evaluation.clip import Clip
 from apex_cli.evaluation.distances import DistanceConfig
 from apex_cli.evaluation.features import Extractor, FeatureStage
+from apex_cli.evaluation.geneval import mask2former
+from apex_cli.evaluation.geneval.stages import Detections
+from apex_cli.evaluation.geneval_prompts import CLASSES
 from apex_cli.evaluation.jobs import Job
 from apex_cli.evaluation.kid import KidEffnetLite0
 from apex_cli.evaluation.observations import observe, open_stores
@@ -108,7 +112,24 @@ def judge_ocr(folder: Path) -> Judge:
     return Judge(stage, bare)
 
 
-JUDGES = {"effnet": judge_effnet, "ocr": judge_ocr, "clip": judge_clip, "inception": judge_inception}
+def judge_mask2former(folder: Path) -> Judge:
+    stage = Detections(random_mask2former(folder), 4, "off")
+
+    def bare(pictures: Sequence[Picture]) -> Callable[[], Any]:
+        pixels = torch.from_numpy(np.stack([picture.pixels() for picture in pictures])).permute(0, 3, 1, 2)
+        batches = mask2former.prepare(pixels).split(stage.batch)
+        return torch.inference_mode()(lambda: [stage.detector.model(pixel_values=batch) for batch in batches])
+
+    return Judge(stage, bare)
+
+
+JUDGES = {
+    "effnet": judge_effnet,
+    "ocr": judge_ocr,
+    "clip": judge_clip,
+    "inception": judge_inception,
+    "mask2former": judge_mask2former,
+}
 
 
 def random_inception() -> nn.Module:
@@ -129,6 +150,30 @@ def random_clip(folder: Path, **towers: Any) -> Path:
     text = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "vocab_size": len(words)}
     CLIPModel(CLIPConfig(text_config=text | towers, vision_config=towers)).save_pretrained(folder)
     CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[]).save_pretrained(folder)
+    return folder
+
+
+def random_mask2former(folder: Path) -> Path:
+    """A Mask2Former for COCO's classes over a Swin, with ten queries that are all likely."""
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+    stages = [f"stage{n}" for n in range(1, 5)]
+    swin = SwinConfig(image_size=800, embed_dim=32, depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8], out_features=stages)
+    sizes = dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), 64)
+    torch.manual_seed(0)
+    layers = {"encoder_layers": 2, "decoder_layers": 3, "num_attention_heads": 4, "num_queries": 10}
+    model = Mask2FormerForUniversalSegmentation(
+        Mask2FormerConfig(
+            backbone_config=swin,
+            **sizes,
+            **layers,
+            encoder_feedforward_dim=256,
+            dim_feedforward=512,
+            num_labels=len(CLASSES),
+        )
+    )
+    model.class_predictor.weight.data *= 40
+    model.save_pretrained(folder)
     return folder
 
 
@@ -196,6 +241,25 @@ class Cells(KidEffnetLite0):
         )
 
 
+class Masks:
+    """Says of every picture what a detector would of one of 1,024 px: four masks of some 1,400 runs."""
+
+    name, uses, batch, identity = "detections", (), FORWARD, {"detector": "none"}
+
+    def question(self, item: Item) -> str:
+        return ""
+
+    def open(self) -> None: ...
+
+    def prepare(self, picture: Picture) -> None: ...
+
+    def observe(
+        self, pictures: Sequence[Picture], prepared: Sequence[Any], before: Mapping[str, Sequence[Observation]]
+    ) -> list[Observation]:
+        rng = np.random.default_rng(len(pictures))
+        return [{"objects": rng.integers(1, 1024, (4, 1400)).tolist()} for _ in pictures]
+
+
 def memory(count: int, folder: Path) -> dict[str, Any]:
     """Of `evaluate` over so many pictures of `MEMORY_SIDE` px."""
     draw(folder / "many", count, MEMORY_SIDE)
@@ -203,7 +267,7 @@ def memory(count: int, folder: Path) -> dict[str, Any]:
     clip = random_clip(folder / "small", **small)
     scorer = PairScorer({"network": "small"}, lambda pixels: resizing.clip(pixels, 224), lambda: Clip(clip))
     pairs = Cells(DistanceConfig())
-    pairs._stages = (*pairs.stages, PairStage(scorer, FORWARD))
+    pairs._stages = (*pairs.stages, PairStage(scorer, FORWARD), Masks())
     job = Job(folder / "many", [pairs], None, EvalConfig(), folder / "evaluation")
     most, stop = [0], threading.Event()
 
