@@ -34,6 +34,11 @@ class Evaluated:
     failures: list[Failure] = field(default_factory=list)
     """Protocols that gave up."""
 
+    @property
+    def measured(self) -> bool:
+        """Whether any suite has scored, so that the folder holds this report."""
+        return any(result.status != "skipped" for result in self.report.results.values())
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -75,13 +80,15 @@ class Verdict:
 def run(
     source: Source, protocols: Sequence[Any], config: EvalConfig, shard: Shard, certify: bool
 ) -> Iterator[Evaluated]:
-    """One evaluation a prompt set; none where other workers are not done yet."""
+    """One evaluation a prompt set; none where other workers are not done yet. Raises the error of a protocol that gave
+    up where that leaves no report."""
     from apex_cli.evaluation import gallery, tables
     from apex_cli.evaluation.jobs import group
     from apex_cli.evaluation.judges.base import Estimate
     from apex_cli.evaluation.records import Report
     from apex_cli.evaluation.run import Failure, evaluate
 
+    unreported: list[Failure] = []
     for job in group(source, protocols, config, shard, certify):
         say(f"{source.name}: {job.folder}")
         estimates, failures, report = [], [], None
@@ -91,15 +98,20 @@ def run(
                     say(str(event))
                     estimates.append(event)
                 case Failure():
+                    say(f"{event.protocol} gives up: {event.error.message}")
                     failures.append(event)
                 case Report():
                     report = event
         if report is None:
+            unreported += failures
             continue
-        if job.folder.is_dir():
+        made = Evaluated(source.name, job.folder, report, estimates, failures)
+        if made.measured:
             tables.write(job.folder, source.name, report)
             gallery.write_gallery(job.folder)
-        yield Evaluated(source.name, job.folder, report, estimates, failures)
+        yield made
+    if unreported:
+        raise unreported[0].error
 
 
 def others(
@@ -128,13 +140,18 @@ def compared(done: Sequence[Evaluated], others: Sequence[Evaluated]) -> list[Com
         raise UsageError("--compare: an evaluation would be compared with itself.", "Name another one, or a model.")
     made = []
     for a, b in same or apart[:1]:  # where none has its prompts, this says what differs
-        comparisons = compare.compare(a.folder, b.folder)
+        comparisons = compare.compare(a.folder, b.folder) if a.measured and b.measured else []
+        if not comparisons:
+            say(f"{a.name} and {b.name} have no suite in common that has scored single images.")
+            continue
         page = gallery.write_comparison(a.folder, b.folder, (a.name, b.name))
         made += [Compared(f"{a.name} against {b.name}", comparison, page) for comparison in comparisons]
     return made
 
 
-def verdict(done: Sequence[Evaluated], least: float | None, required: Sequence[str]) -> Verdict:
+def verdict(
+    done: Sequence[Evaluated], others: Sequence[Evaluated], least: float | None, required: Sequence[str]
+) -> Verdict:
     """`required`: names of protocols."""
     results = [(e, result) for e in done for result in e.report.results.values()]
     low = [
@@ -143,7 +160,7 @@ def verdict(done: Sequence[Evaluated], least: float | None, required: Sequence[s
         if least is not None and r.overall and r.overall.score < least
     ]
     skipped = [r.protocol for _, r in results if r.status == "skipped"]
-    failures = [failure for e in done for failure in e.failures]
+    failures = [failure for e in (*done, *others) for failure in e.failures]
     refused = [name for name in required if name in skipped]
     return Verdict(failures, refused, len(skipped) == len(results), low)
 
@@ -187,7 +204,7 @@ def show(evaluations: Sequence[Evaluated], comparisons: Sequence[Compared]) -> N
             say(f"{flaw.kind}: {flaw.name} {flaw.detail}")
         if len(e.report.flaws) > 5:
             say(f"... and {len(e.report.flaws) - 5} more in {e.folder / REPORT}")
-        if e.folder.is_dir():
+        if e.measured:
             typer.echo(f"{e.folder / REPORT}\n{e.folder / GALLERY}")
 
 

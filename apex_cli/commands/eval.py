@@ -98,7 +98,7 @@ def evaluate(
         return
     others = shown.others(compare, protocols, config, out, certify) if compare else []
     comparisons = shown.compared(done, others)
-    verdict = shown.verdict(done, min_overall, required)
+    verdict = shown.verdict(done, others, min_overall, required)
     if as_json:
         emit(shown.document([*done, *others], comparisons, verdict))
     else:

@@ -57,10 +57,12 @@ class Comparison(Section):
 
 
 def compare(first: Path, second: Path) -> list[Comparison]:
-    """Every protocol of both that judges single images; unequal settings raise `UsageError` that names them."""
+    """Every protocol that has scored single images in both; unequal settings raise `UsageError` that names them."""
     a, b = read_report(first), read_report(second)
     require_equal_settings(a, b)
-    names = [name for name in a.results if name in b.results and read_records(first, name)]
+    skipped = {name for report in (a, b) for name, result in report.results.items() if result.status == "skipped"}
+    shared = [name for name in a.results if name in b.results and name not in skipped]
+    names = [name for name in shared if read_records(first, name)]
     for name in names:
         require_equal_judges(name, a, b)
     return [_compare(first, second, a.results[name]) for name in names]

@@ -33,10 +33,20 @@ from apex_cli.evaluation.base import Picture, Protocol
 from apex_cli.evaluation.jobs import Job, skipped
 from apex_cli.evaluation.judges.asking import estimates
 from apex_cli.evaluation.judges.base import Estimate
-from apex_cli.evaluation.observations import Store, observe, open_stores
+from apex_cli.evaluation.observations import observe, open_stores
 from apex_cli.evaluation.painters import Drawing
 from apex_cli.evaluation.pictures import Collection, File, Inspector
-from apex_cli.evaluation.records import Flaw, ImageRecord, Report, Result, Setting, Subject, write_records, write_whole
+from apex_cli.evaluation.records import (
+    Flaw,
+    ImageRecord,
+    Report,
+    Result,
+    Setting,
+    Subject,
+    records_file,
+    write_records,
+    write_whole,
+)
 from apex_cli.generation import chunks
 from apex_cli.generation.diversity import diversity
 from apex_cli.records import Progress
@@ -52,7 +62,7 @@ OF_ONE = (UsageError, DataError, SetupError)
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a protocol gave up; its row in the report is skipped with that reason."""
+    """Why a protocol gave up. What it has judged by then is reported as partial."""
 
     protocol: str
     error: ApexError
@@ -67,7 +77,7 @@ class Identity(Section):
 
 def evaluate(job: Job) -> Iterator[Progress | Estimate | Failure | Report]:
     """Yield progress, what a paid judge will cost before it is asked, the protocols that give up, and last the
-    `Report`, which is in the folder by then; none while other shards are at work."""
+    `Report`, which is in the folder by then; none while other shards are at work, or where one's protocol gave up."""
     results = dict(job.skipped)
     ready = [p for p in job.protocols if p.name not in results]
     if not ready:
@@ -77,27 +87,35 @@ def evaluate(job: Job) -> Iterator[Progress | Estimate | Failure | Report]:
     yield from _draw(job)
     yield from _inspect(job)
     own = [picture for picture in _collect(job).pictures if _is_mine(job, picture.item.id, picture.k)]
+    failures: dict[str, ApexError] = {}
     for protocol in ready:
         try:
             yield from _observe(job, protocol, own)
         except OF_ONE as error:
-            results[protocol.name] = skipped(protocol, error.message.rstrip("."), error.remedy)
+            failures[protocol.name] = error
             yield Failure(protocol.name, error)
     there = _collect(job)  # and what other shards have done meanwhile
-    seen = [protocol for protocol in ready if protocol.name not in results]
-    stores = {protocol.name: open_stores(job.folder, protocol.stages) for protocol in seen}
-    if _is_unfinished(job, there, stores):
+    if job.shard.count > 1 and (failures or _is_unfinished(job, ready, there)):
         return
-    for done, protocol in enumerate(seen):
-        yield Progress(f"summarise {protocol.name}", done, len(seen))
+    for done, protocol in enumerate(ready):
+        yield Progress(f"summarise {protocol.name}", done, len(ready))
+        failure = failures.get(protocol.name)
         try:
-            results[protocol.name] = summarise(job, protocol, there, stores[protocol.name])
+            results[protocol.name] = summarise(job, protocol, there, failure)
         except OF_ONE as error:
-            results[protocol.name] = skipped(protocol, error.message.rstrip("."), error.remedy)
-            yield Failure(protocol.name, error)
+            results[protocol.name] = skipped(protocol, *_why(failure or error))
+            if failure is None:
+                yield Failure(protocol.name, error)
+    for name in (name for name, result in results.items() if result.status == "skipped"):
+        records_file(job.folder, name).unlink(missing_ok=True)
     report = _report(job, there, results, (yield from _seed_diversity(there.pictures)))
     report.save(job.folder)
     yield report
+
+
+def _why(error: ApexError) -> tuple[str, str]:
+    """Reason and remedy of a skipped row."""
+    return error.message.rstrip("."), error.remedy
 
 
 def _observe(job: Job, protocol: Protocol, own: Sequence[Picture]) -> Iterator[Progress | Estimate]:
@@ -182,25 +200,34 @@ def _is_mine(job: Job, item: str, k: int) -> bool:
     return (job.places[item] * job.n + k) // job.config.batch % job.shard.count == job.shard.index
 
 
-def _is_unfinished(job: Job, there: Collection, stores: Mapping[str, Mapping[str, Store]]) -> bool:
+def _is_unfinished(job: Job, ready: Sequence[Protocol], there: Collection) -> bool:
     """Whether other shards have pictures to draw, inspect or observe."""
-    if job.shard.count == 1:
-        return False
     slots, _ = _slots(job)
     bad = sum(flaw.kind == "unreadable" for flaw in there.flaws)
     drawn = isinstance(job.source, Path) or len(slots) == there.expected
-    seen = all(picture in store for own in stores.values() for store in own.values() for picture in there.pictures)
+    stores = [store for p in ready for store in open_stores(job.folder, p.stages).values()]
+    seen = all(picture in store for store in stores for picture in there.pictures)
     return not (drawn and len(slots) == len(there.pictures) + bad and seen)
 
 
-def summarise(job: Job, protocol: Protocol, there: Collection, stores: Mapping[str, Store]) -> Result:
-    """The result of a protocol on what was observed without error, with its counts, and its records on disk."""
-    errors = {p: [told for store in stores.values() if (told := store.failed(p))] for p in there.pictures}
+def summarise(job: Job, protocol: Protocol, there: Collection, failure: ApexError | None = None) -> Result:
+    """The result of a protocol on what was observed without error, with its counts, and its records on disk. `failure`:
+    why it gave up before it had seen all."""
+    stores = open_stores(job.folder, protocol.stages)
+    unseen = failure.message if failure else ""
+    errors = {
+        p: [told for store in stores.values() if (told := store.failed(p) or (unseen if p not in store else ""))]
+        for p in there.pictures
+    }
     sound = [picture for picture, told in errors.items() if not told]
+    if not sound and failure:
+        return skipped(protocol, *_why(failure))
     if not sound:
         first = next((f", the first: {told[0]}" for told in errors.values()), "")
         return skipped(protocol, f"no usable image among {there.expected}{first}", "see the flaws in the report")
     result = protocol.summarise(sound, stores)
+    if result.status == "skipped":
+        return result
     failed = [f"{picture.path.name} of '{picture.item.id}': {told[0]}" for picture, told in errors.items() if told]
     notes = (*result.notes, *([f"{len(failed)} images could not be judged: {'; '.join(failed[:3])}"] if failed else []))
     write_records(job.folder, protocol.name, (_relative(record, job.folder) for record in result.records))

@@ -249,9 +249,10 @@ FORMS: dict[str, Callable[[Table], str]] = {"csv": to_csv, "md": to_markdown, "t
 
 
 def write(folder: Path, name: str, report: Report) -> None:
-    """`PROTOCOL.csv`, `.md` and `.tex` beside the report, of every protocol that has scored."""
+    """`PROTOCOL.csv`, `.md` and `.tex` beside the report, of every protocol that has scored, and of no other."""
     for result in report.results.values():
-        if result.status != "skipped":
-            table = protocol_table({name: report}, result.protocol)
-            for suffix, form in FORMS.items():
-                write_whole(folder / f"{result.protocol}.{suffix}", form(table))
+        scored = result.status != "skipped"
+        table = protocol_table({name: report}, result.protocol) if scored else None
+        for suffix, form in FORMS.items():
+            path = folder / f"{result.protocol}.{suffix}"
+            write_whole(path, form(table)) if table else path.unlink(missing_ok=True)

@@ -19,8 +19,14 @@ from apex_cli.errors import SetupError
 from apex_cli.evaluation.jobs import Source, group
 from apex_cli.evaluation.painters import Checkpoint
 from apex_cli.evaluation.run import evaluate
+from apex_cli.evaluation.shapes import Shapes
 from apex_cli.generation import SampleConfig
 from apex_cli.registry import TABLE
+
+
+class Twin(Shapes):
+    name = "twin"
+
 
 FEW = ["--prompts", "6", "--n", "2", "--out", "e"]
 
@@ -33,6 +39,7 @@ def registered(tmp_path, monkeypatch, oracle):
     monkeypatch.setattr(meters.Mean, "broken", "")
     for name in ("Brightness", "Lacking"):
         monkeypatch.setitem(TABLE["protocol"], name.lower(), f"meters:{name}")
+    monkeypatch.setitem(TABLE["protocol"], "twin", f"{__name__}:Twin")
 
     def load_model(path: str) -> build.Model:
         return build.Model(oracle(shift=path == "wrong").backbone, SampleConfig(), {}, Path(f"{path}/step-000010"))
@@ -103,6 +110,52 @@ def test_a_suite_that_gives_up_leaves_the_others_alone(kind, step, capsys, monke
     row = one["results"]["brightness"]
     assert (row["status"], row["reason"], row["remedy"]) == ("skipped", "The meter is broken", "Mend it.")
     assert document["failed"] == ["brightness"]
+
+
+def test_what_was_judged_before_a_suite_gave_up_is_a_partial_result(capsys, monkeypatch):
+    looked, observe = [], meters.Mean.observe
+
+    def once(self, pictures, prepared, before):
+        looked.append(pictures)
+        if len(looked) > 1:
+            raise SetupError("The judge has gone.", "Call it back.")
+        return observe(self, pictures, prepared, before)
+
+    monkeypatch.setattr(meters.Mean, "observe", once)
+    (one,) = run(capsys, "--suite", "brightness,shapes", code=4)["evaluations"]
+    result = one["results"]["brightness"]
+    assert (result["status"], result["found"], result["expected"]) == ("partial", meters.Mean.batch, 12)
+    assert "8 images could not be judged" in result["notes"][0] and "The judge has gone." in result["notes"][0]
+    assert one["results"]["shapes"]["status"] == "scored"
+    monkeypatch.setattr(meters.Mean, "observe", observe)
+    (again,) = run(capsys, "--suite", "brightness,shapes")["evaluations"]
+    assert again["results"]["brightness"]["status"] == "scored"
+
+
+def test_a_worker_whose_suite_gives_up_says_so_and_nobody_reports_without_it(capsys, monkeypatch):
+    def give_up(*_):
+        raise SetupError("The meter is broken.", "Mend it.")
+
+    both = ["eval", *FEW, "--batch", "4", "--suite", "shapes,brightness"]
+    with monkeypatch.context() as broken:
+        broken.setattr(meters.Mean, "open", give_up)
+        assert app.main([*both, "--shard", "1/2"]) == 4
+    assert "The meter is broken." in capsys.readouterr().err
+    assert app.main([*both, "--shard", "2/2"]) == 0
+    assert "This worker is done" in capsys.readouterr().err
+    assert not list(Path("e").rglob("report.json"))
+    (one,) = run(capsys, "--batch", "4", "--suite", "shapes,brightness", "--shard", "1/2")["evaluations"]
+    assert {result["status"] for result in one["results"].values()} == {"scored"}
+
+
+def test_a_suite_that_one_side_lacks_is_not_compared(capsys, monkeypatch):
+    (first,) = run(capsys, "--suite", "shapes,twin")["evaluations"]
+    with monkeypatch.context() as broken:
+        broken.setattr(Twin, "needs", (meters.Weights(),))
+        document = run(capsys, "--suite", "shapes,twin", "--compare", "wrong")
+        assert [one["protocol"] for one in document["comparisons"]] == ["shapes"]
+        assert document["evaluations"][0]["results"]["twin"]["status"] == "skipped"
+    assert not list(Path(first["folder"]).glob("twin.*"))
 
 
 def test_offline_asks_no_network(capsys, monkeypatch):
@@ -197,7 +250,7 @@ def test_shards_by_command(capsys):
 
 
 def test_suites_with_other_prompts_are_evaluations_of_their_own(oracle, tmp_path, config):
-    from apex_cli.evaluation.shapes import Shapes, ShapesConfig
+    from apex_cli.evaluation.shapes import ShapesConfig
 
     class Hard(Shapes):
         name = "hard"
