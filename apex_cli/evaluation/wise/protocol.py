@@ -204,7 +204,8 @@ class VerifiedWise(Wise):
 
 
 def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
-    rows, where = [], ""
+    rows: list[Mapping[str, Any]] = []
+    where = ""
     try:
         for number, row in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
             where = f", entry {number}"
