@@ -117,7 +117,7 @@ def plan(
         return
     prompts, error = sum(design.prompts.values()), design.standard_error()
     typer.echo(
-        f"{suite} as it is, {prompts} prompts x {design.n}: a score has a standard error of {error:.4f} "
+        f"{like or suite} as it is, {prompts} prompts x {design.n}: a score has a standard error of {error:.4f} "
         f"(95 % interval +-{1.96 * error:.3f})."
     )
     typer.echo(
@@ -140,11 +140,14 @@ def _design(suite: str, score: float, correlation: float, shared: float, like: P
         if not results:
             raise UsageError(f"'{like}' has no scores of single images.", "Give an evaluation of shapes or geneval.")
         first, overall = results[0]
-        scores = {tag: s.score for tag, s in first.tasks.items()}
+        parted = sum(s.prompts for s in first.tasks.values()) == overall.prompts
+        tasks = first.tasks if parted else {first.protocol: overall}  # a category of DPG-Bench is no task
+        prompts = {tag: s.prompts for tag, s in tasks.items()}
+        scores = {tag: s.score / first.scale for tag, s in tasks.items()}
         n = round(overall.images / overall.prompts)
         measured = overall.correlation
         found = correlation if measured is None else max(measured, 0.0)
-        return Design({t: s.prompts for t, s in first.tasks.items()}, n, score, found, shared, scores)
+        return Design(prompts, n, score, found, shared, scores, first.weights)
     return Design(_tasks(suite), 4, score, correlation, shared)
 
 

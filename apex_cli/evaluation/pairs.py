@@ -22,7 +22,7 @@ from apex_cli.evaluation.guests import Guest, Unfit
 from apex_cli.evaluation.needs import Package
 from apex_cli.evaluation.records import Certificate, ImageRecord, Result
 from apex_cli.evaluation.scores import prompt_means
-from apex_cli.evaluation.statistics import interval, overall
+from apex_cli.evaluation.statistics import interval
 
 VERSION = 1
 PROMPTS = ("a photo of a red cube", "two hearts above a ring")
@@ -126,19 +126,20 @@ class PairProtocol(Guest):
         return self._stages
 
     def summarise(self, pictures: Sequence[Picture], seen: Mapping[str, Observed]) -> Result:
-        """The mean over pictures, whatever their tags; where some are missing, over the means of prompts. No picture is
-        right or wrong: `correct` is what lies above the mean."""
+        """The mean over pictures, whatever their tags; where some are missing, over the means of prompts. All prompts
+        weigh alike, so the interval draws from all of them: a tag may have only one. No picture is right or wrong:
+        `correct` is what lies above the mean."""
         values = [float(seen["scores"][picture]["score"]) for picture in pictures]
         mean = fmean(values)
         records = [self._record(picture, value, mean) for picture, value in zip(pictures, values, strict=True)]
-        prompts = prompt_means(records)
-        weights = {tag: float(len(means)) for tag, means in prompts.items()}
+        tags = prompt_means(records)
+        prompts = [value for means in tags.values() for value in means]
         return Result(
             protocol=self.name,
-            value=overall(prompts, weights),
-            interval=interval(prompts, weights),
+            value=fmean(prompts),
+            interval=interval({"": prompts}),
             digits=self.digits,
-            weights=weights,
+            weights={tag: float(len(means)) for tag, means in tags.items()},
             notes=self.notes,
             records=records,
         )

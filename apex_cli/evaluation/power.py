@@ -2,9 +2,10 @@
 
 A prompt's mean over m images has the variance s^2 (1 + (m - 1) r) / m around its task, with s^2 = q (1 - q) at a score
 q and r the correlation of two images of one prompt. Of a paired difference of two models on the same prompts the
-variance is 2 (1 - c) of that, with c the correlation of the two models over prompts. Over T tasks of n_t prompts,
+variance is 2 (1 - c) of that, with c the correlation of the two models over prompts. Over tasks of n_t prompts whose
+means weigh w_t, with the sum 1 (GenEval: all alike),
 
-    SE^2 = sum_t v_t / n_t / T^2,     detectable = (z_0.975 + z_power) SE.
+    SE^2 = sum_t w_t^2 v_t / n_t,     detectable = (z_0.975 + z_power) SE.
 
 A task whose score is near 0 or 1 varies less, so a planner that knows the scores of the tasks is told them.
 """
@@ -12,7 +13,7 @@ A task whose score is near 0 or 1 varies less, so a planner that knows the score
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from statistics import NormalDist
 
@@ -21,7 +22,7 @@ LEVEL, POWER = 0.95, 0.80
 
 @dataclass(frozen=True)
 class Design:
-    """Prompts of each task, m images of each, and what is assumed of scores and correlations."""
+    """Prompts of each task, m images of each, and what is assumed of scores (in 0..1) and correlations."""
 
     prompts: Mapping[str, int]
     n: int
@@ -32,6 +33,8 @@ class Design:
     """Of two models over prompts; 0 for a comparison that is not paired."""
     scores: Mapping[str, float] | None = None
     """Per task, where known."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """What the mean of each task weighs in the overall; empty: all alike."""
 
     def detectable(self, copies: int = 1, power: float = POWER) -> float:
         """The smallest true difference of two models that a two-sided 5 % test finds with this power."""
@@ -45,8 +48,9 @@ class Design:
 
     def standard_error(self, copies: int = 1) -> float:
         """Of the overall of one model, with `copies` times the prompts."""
-        total = sum(self._variance(tag) / (count * copies) for tag, count in self.prompts.items())
-        return total**0.5 / len(self.prompts)
+        weights = {tag: self.weights[tag] if self.weights else 1.0 for tag in self.prompts}
+        parts = (weights[tag] ** 2 * self._variance(tag) / (n * copies) for tag, n in self.prompts.items())
+        return sum(parts) ** 0.5 / sum(weights.values())
 
     def _variance(self, tag: str) -> float:
         q = self.scores.get(tag, self.score) if self.scores else self.score

@@ -35,12 +35,16 @@ def collect(protocol: SetDistance, folder: Path, name: str | None = None) -> Ite
     items, n = pictures.items_of(found)
     slots, flaws = pictures.match(found, items, n)
     there = pictures.collect(slots, items, n, inspector, {})
-    if len(there.pictures) < 2:
-        raise DataError(f"'{folder}' holds no two sound pictures.", "Give a folder of pictures.")
     stage = protocol.stages[0]
     stores = open_stores(home, [stage])
     for phase, done, total in observe(stores, there.pictures):
         yield Progress(phase, done, total)
-    reference.write(path, stacked(there.pictures, stores[stage.name]), stage.identity, protocol.whole)
-    unusable = [flaw for flaw in (*flaws, *there.flaws) if flaw.kind in ("unreadable", "unexpected")]
-    yield Made(path, len(there.pictures), unusable)
+    seen = stores[stage.name]
+    errors = {picture: seen.failed(picture) for picture in there.pictures}
+    sound = [picture for picture, told in errors.items() if not told]
+    if len(sound) < 2:
+        raise DataError(f"'{folder}' holds no two sound pictures.", "Give a folder of pictures.")
+    reference.write(path, stacked(sound, seen), stage.identity, protocol.whole)
+    undecoded = [Flaw(kind="unreadable", name=str(p.path), detail=told) for p, told in errors.items() if told]
+    unusable = [flaw for flaw in (*flaws, *there.flaws, *undecoded) if flaw.kind in ("unreadable", "unexpected")]
+    yield Made(path, len(sound), unusable)

@@ -107,6 +107,20 @@ def test_clip_and_pickscore_differ_by_their_factor(folder, tmp_path, monkeypatch
     assert values["pickscore"] == pytest.approx(values["clip@sana"] / 100 * scale, rel=1e-4)
 
 
+def test_a_tag_of_one_prompt_keeps_the_interval():
+    """All prompts weigh alike, so that the interval does not depend on how they are tagged."""
+    values = [21.0, 30.0, 24.0, 27.0, 33.0]
+
+    def result(tags):
+        shown = [Picture(Item(str(i), tag, "a cube"), 0, Path(f"{i}.png"), "", (9, 9)) for i, tag in enumerate(tags)]
+        said = {one: {"score": value} for one, value in zip(shown, values, strict=True)}
+        return ClipSana(PairConfig()).summarise(shown, {"scores": said})
+
+    odd, alike = result("aabaa"), result("aaaaa")
+    assert odd.value == alike.value == 27
+    assert odd.interval == alike.interval and alike.interval[0] < 27 < alike.interval[1]
+
+
 def test_hpsv2_runs_open_clip_with_weights_of_its_file(tmp_path, monkeypatch):
     import_torchvision()
     import open_clip

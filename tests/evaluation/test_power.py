@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from apex_cli import app
 from apex_cli.evaluation.power import Design, choices, factor
+from apex_cli.evaluation.records import Report, Result, Score, Setting, Subject
 from apex_cli.evaluation.statistics import correlation
 
 GENEVAL = {"single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100, "color_attr": 100}
@@ -32,6 +36,12 @@ def test_a_row_of_geneval():
     assert design.power(0.03) == pytest.approx(0.52, abs=0.06)
 
 
+def test_tasks_weigh_what_the_benchmark_says():
+    """By hand: half of the variance of a mean of 25 prompts, squared shares 9 / 16 and 1 / 16."""
+    design = Design({"a": 25, "b": 25}, 1, 0.5, weights={"a": 3, "b": 1})
+    assert design.standard_error() == pytest.approx((0.25 / 25 * 10 / 16) ** 0.5)
+
+
 def test_power_and_detectable_agree():
     design = Design(GENEVAL, 4)
     assert design.power(design.detectable()) == pytest.approx(0.80, abs=1e-6)
@@ -51,6 +61,26 @@ def test_choices_reach_the_wanted_difference_and_no_less_would():
         assert choice.detectable <= 0.02
         assert choice.power >= 0.80
         assert copies == 1 or Design(GENEVAL, choice.n).detectable(copies - 1) > 0.02
+
+
+def test_a_plan_like_percents_of_categories_is_of_the_overall(tmp_path, capsys):
+    """A prompt of DPG-Bench counts in several categories, and its scores are in percent."""
+    categories = {name: Score(score=90, prompts=100, images=400) for name in ("entity", "attribute")}
+    overall = Score(score=80, prompts=100, images=400, correlation=0.5)
+    dpg = Result(protocol="dpg@fixed", value=80, tasks=categories, overall=overall, scale=100)
+    Report(
+        subject=Subject(source="x"),
+        setting=Setting(prompt_set="dpg", prompts=100, prompts_sha256="p", n=4, seed=0),
+        found=400,
+        expected=400,
+        results={"dpg@fixed": dpg},
+        versions={},
+        hardware={},
+    ).save(tmp_path)
+    assert app.main(["eval", "plan", "0.02", "--like", str(tmp_path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["design"]["prompts"] == {"dpg@fixed": 100}
+    assert document["as_it_is"]["detectable"] == pytest.approx(Design({"": 100}, 4, 0.8, 0.5).detectable())
 
 
 def test_correlation_of_images_within_prompts():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,6 +111,36 @@ def test_fid_is_read_from_a_reference_set_of_a_folder(random_inception, tmp_path
     sana = FidSana512(DistanceConfig(weights=random_inception, reference=told.path))
     with pytest.raises(DataError, match="another extractor or resize"):
         reference.read(told.path, {**protocol.stages[0].identity, "resize": sana.base}, whole=False)
+
+
+class Averages:
+    """A stage that takes the mean colour of a picture, and not of the second one."""
+
+    name, uses, batch, identity = "features", (), 4, {"network": "mean"}
+
+    def question(self, item):
+        return ""
+
+    def open(self):
+        pass
+
+    def prepare(self, picture):
+        if picture.item.id == "00001":
+            raise ValueError("cannot be decoded: broken data stream")
+        return picture.pixels().mean((0, 1), dtype=np.float32)
+
+    def observe(self, pictures, prepared, before):
+        return [{"features": row} for row in prepared]
+
+
+def test_a_picture_without_features_is_left_out_of_a_reference_set(tmp_path):
+    made = pictures(tmp_path / "truth", 4)
+    protocol = SimpleNamespace(base="toy", whole=True, stages=(Averages(),))
+    *_, told = reference_sets.collect(protocol, tmp_path / "truth")
+    assert told.n == 3 and [flaw.kind for flaw in told.flaws] == ["unreadable"]
+    assert Path(told.flaws[0].name).name == "00001.png" and "cannot be decoded" in told.flaws[0].detail
+    rows = reference.read(told.path, Averages.identity, whole=True)
+    assert np.allclose(rows, [p.pixels().mean((0, 1)) for i, p in enumerate(made) if i != 1])
 
 
 def test_the_reference_of_a_table_is_called_as_its_protocol(tmp_path):

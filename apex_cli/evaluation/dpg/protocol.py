@@ -45,9 +45,9 @@ from apex_cli.evaluation.scores import score
 CSV = "dpg_bench.csv"
 IMAGES = 4
 PROMPTS = 1_065
-WEIGHTS = "mplug_visual-question-answering_coco_large_en"
+MODEL_ID = "mplug_visual-question-answering_coco_large_en"
 """Of mPLUG-large at ModelScope, once damo's and now iic's."""
-MPLUG = Official(("mplug-large", f"damo/{WEIGHTS}", f"iic/{WEIGHTS}"))
+MPLUG = Official(("mplug-large", f"damo/{MODEL_ID}", f"iic/{MODEL_ID}"))
 PLEASE = "Answer the question about the picture with yes or no, in one word.\n{}"
 
 
@@ -146,16 +146,16 @@ class Dpg:
             except LookupError as error:
                 dropped[picture.item.id] = str(error)
         if not records:
-            told = f"every prompt was dropped, the first: {next(iter(dropped.values()), 'no picture')}"
-            return Result(
-                protocol=self.name, status="skipped", reason=told, remedy="Look at the CSV, or use dpg@fixed."
-            )
+            item, why = next(iter(dropped.items()))
+            told = f"every prompt was dropped, the first: {item} ({why})"
+            remedy = f"look at {CSV}" + ", or use dpg@fixed" * self.official
+            return Result(protocol=self.name, status="skipped", reason=told, remedy=remedy)
         overall = percent(score(records))
         pooled = categories(answered, {item: self._wanted(item) for item in answered}, last_only=self.official)
         return Result(
             protocol=self.name,
             digits=2,
-            tier="paper" if self.name == OfficialDpg.base and self.prompts.has_all(pictures) else "standard",
+            tier="paper" if self._is_official(pictures) else "standard",
             value=overall.score,
             interval=overall.interval,
             tasks={name: pooled_score(prompts, len(records)) for name, prompts in pooled.items()},
@@ -165,6 +165,10 @@ class Dpg:
             notes=tuple(self._notes(dropped)),
             records=records,
         )
+
+    def _is_official(self, pictures: Sequence[Picture]) -> bool:
+        whole = len(self.asked) == PROMPTS and self.prompts.has_all(pictures)
+        return self.name == OfficialDpg.base and whole
 
     def _notes(self, dropped: Mapping[str, str]) -> list[str]:
         count = len(self.asked)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -101,9 +102,9 @@ def _seen(row: Mapping[str, Any]) -> Seen:
     seen = Seen.from_json(row)
     if seen.kind not in CLASSES:
         raise ValueError(f"GenEval has no class '{seen.kind}'")
-    x0, y0, x1, y1 = seen.corners
-    if x0 >= x1 or y0 >= y1:
-        raise ValueError(f"the box of the {seen.kind} holds no pixel")
+    x0, y0, x1, y1 = seen.box
+    if not (-inf < x0 < x1 < inf and -inf < y0 < y1 < inf):
+        raise ValueError(f"the box of the {seen.kind} has no area")
     if any(type(run) is not int or run < 0 for run in seen.mask or ()):
         raise ValueError(f"the mask of the {seen.kind} is not made of run lengths")
     return seen

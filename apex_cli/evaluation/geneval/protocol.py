@@ -16,18 +16,19 @@ from typing import Any, Literal
 from pydantic import Field
 
 from apex_cli.evaluation import catalog, geneval_prompts
-from apex_cli.evaluation.assets import Asset
+from apex_cli.evaluation.assets import Asset, file_sha256
 from apex_cli.evaluation.base import Item, Need, Observed, Picture, PromptSet, Stage
 from apex_cli.evaluation.geneval.canary import Strictness
 from apex_cli.evaluation.geneval.mmdet import RecordedDetections
 from apex_cli.evaluation.geneval.scoring import Thresholds, record
-from apex_cli.evaluation.geneval.stages import WEIGHTS, Colors, Detections, seen
+from apex_cli.evaluation.geneval.stages import WEIGHTS_FILE, Colors, Detections, seen
 from apex_cli.evaluation.needs import Named
 from apex_cli.evaluation.records import ImageRecord, Result
 from apex_cli.evaluation.scores import by_prompt, score, task_scores
 from apex_cli.worlds.shapes.grammar import TASKS
 
 IMAGES = 4
+Tier = Literal["standard", "paper"]
 
 
 class GenEvalConfig(Thresholds):
@@ -102,8 +103,10 @@ class GenEval:
             record(picture, seen(observed["detections"][picture], observed["colors"][picture]), self.config)
             for picture in pictures
         ]
-        paper = self.name == OfficialGenEval.base and self.prompts.has_all(pictures)
-        return result(self.name, records, "paper" if paper else "standard")
+        return result(self.name, records, self.tier(pictures))
+
+    def tier(self, pictures: Sequence[Picture]) -> Tier:
+        return "standard"
 
     def certify(self, items: Sequence[Item]) -> None:
         """Nobody can draw perfect pictures of COCO's classes."""
@@ -136,17 +139,28 @@ class OfficialGenEval(GenEval):
     def detections(self) -> Stage:
         return RecordedDetections(self.config.detections)
 
+    def tier(self, pictures: Sequence[Picture]) -> Tier:
+        """The paper's: nothing in the name, all pictures, and colours of the published CLIP after the whole canary."""
+        whole = self.name == self.base and self.prompts.has_all(pictures)
+        return "paper" if whole and self.config.canary == "known" and self._sees_as_published() else "standard"
+
+    def _sees_as_published(self) -> bool:
+        weights = place(catalog.CLIP, self.config.clip) / WEIGHTS_FILE
+        return file_sha256(weights) == catalog.CLIP.files[0].sha256
+
 
 def need(asset: Asset, setting: str, chosen: Path | None) -> Need:
     """The published asset, or the folder that a user names instead."""
-    return asset if chosen is None else Named(WEIGHTS, setting, "name a folder that has it", chosen / WEIGHTS)
+    if chosen is None:
+        return asset
+    return Named(WEIGHTS_FILE, setting, "name a folder that has it", chosen / WEIGHTS_FILE)
 
 
 def place(asset: Asset, chosen: Path | None) -> Path:
     return chosen or asset.require().folder
 
 
-def result(name: str, records: Sequence[ImageRecord], tier: Literal["standard", "paper"] = "standard") -> Result:
+def result(name: str, records: Sequence[ImageRecord], tier: Tier = "standard") -> Result:
     """Tasks in the paper's order, Overall as their plain mean, and what the official summary prints beside it."""
     records = sorted(records, key=lambda r: (TASKS.index(r.tag), r.item, r.k))
     overall, tasks = score(records), task_scores(records)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import floor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +33,10 @@ class Seen:
 
     @property
     def corners(self) -> tuple[int, int, int, int]:
-        """The box rounded to whole pixels, as Pillow crops it."""
+        """The box rounded to whole pixels, as Pillow crops it; where nothing would be left, the pixel it begins in."""
         x0, y0, x1, y1 = self.box
-        return round(x0), round(y0), round(x1), round(y1)
+        (left, right), (top, bottom) = _whole(x0, x1), _whole(y0, y1)
+        return left, top, right, bottom
 
     def to_json(self) -> dict[str, Any]:
         row = {"kind": self.kind, "box": list(self.box), "confidence": self.confidence}
@@ -52,6 +54,11 @@ class Seen:
     def record(self) -> Box:
         """As a report shows it."""
         return Box(label=self.kind, box=self.box, score=self.confidence, color=self.color, mask=self.mask)
+
+
+def _whole(first: float, last: float) -> tuple[int, int]:
+    low, high = round(first), round(last)
+    return (low, high) if low < high else (floor(first), floor(first) + 1)
 
 
 def run_lengths(mask: Tensor) -> tuple[int, ...]:

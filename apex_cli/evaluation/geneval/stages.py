@@ -12,7 +12,7 @@ from apex_cli.evaluation.base import Item, Observation, Picture
 from apex_cli.evaluation.geneval import canary, colors, mask2former
 from apex_cli.evaluation.geneval.seen import Seen
 
-WEIGHTS = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 
 
 class Detections:
@@ -27,7 +27,7 @@ class Detections:
     @property
     def identity(self) -> Mapping[str, Any]:
         settings = {"input": [mask2former.LONG, mask2former.SHORT, mask2former.MULTIPLE], "floor": mask2former.FLOOR}
-        weights = file_sha256(self.folder / WEIGHTS)
+        weights = file_sha256(self.folder / WEIGHTS_FILE)
         return {"detector": "Mask2Former", "weights": weights, "version": mask2former.VERSION, **settings}
 
     def question(self, item: Item) -> str:
@@ -58,7 +58,7 @@ class Colors:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {"namer": "CLIP", "weights": file_sha256(self.folder / WEIGHTS), "version": colors.VERSION}
+        return {"namer": "CLIP", "weights": file_sha256(self.folder / WEIGHTS_FILE), "version": colors.VERSION}
 
     def question(self, item: Item) -> str:
         return json.dumps(_colored(item))

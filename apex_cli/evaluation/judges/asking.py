@@ -107,8 +107,8 @@ class Answers:
 def estimates(
     protocol: str, stores: Mapping[str, Store], pictures: Sequence[Picture], workers: int = 1
 ) -> Iterator[Estimate]:
-    """What judges who are paid will cost for what they have not answered yet, with the budget of one of `workers`;
-    raises `UsageError` after one that passes it, before anything is asked."""
+    """What judges who are paid will cost for what they have not answered yet, where `workers` share the budget; raises
+    `UsageError` after one that passes what is left of this one's share, before anything is asked."""
     for store in stores.values():
         missing = [picture for picture in pictures if store.lacks(picture)]
         if not missing or not isinstance(store.stage, Answers):
@@ -118,7 +118,7 @@ def estimates(
             yield estimate
             if estimate.passes_budget and not estimate.until_spent:
                 raise UsageError(
-                    f"Nothing was asked, because it may cost more than the budget. {estimate}.",
+                    f"Nothing was asked, because it may cost more than is left to spend. {estimate}.",
                     "Raise judge.endpoint.budget, lower .max_tokens, or set .until_spent=true to begin all the same.",
                 )
 

@@ -54,19 +54,31 @@ class Estimate:
     written: int
     dollars: float
     budget: float | None = None
+    """US dollars for all workers together."""
+    workers: int = 1
+    """Who have equal shares of it."""
+    spent: float = 0
+    """What this worker has paid before."""
     until_spent: bool = False
     """Whether to begin although the budget will not do."""
 
     @property
     def passes_budget(self) -> bool:
-        return self.budget is not None and self.dollars > self.budget
+        return self.budget is not None and self.spent + self.dollars > self.budget / self.workers
 
     def __str__(self) -> str:
         asked = f"{self.calls:,} question{'s' * (self.calls != 1)} to {self.judge}"
-        limit = "no budget" if self.budget is None else f"budget ${self.budget:,.2f}"
-        told = f"${self.dollars:,.2f}, {limit}" if self.dollars else "no price is set"
+        told = f"${self.dollars:,.2f}, {self._limit}" if self.dollars else "no price is set"
         tokens = f"about {self.read:,} tokens to read and at most {self.written:,} to write"
         return f"{self.protocol}: {asked}, {tokens}: {told}"
+
+    @property
+    def _limit(self) -> str:
+        if self.budget is None:
+            return "no budget"
+        limit, share = f"${self.budget:,.2f}", f"${self.budget / self.workers:,.2f}"
+        limit = f"this worker's share of the budget of {limit} is {share}" if self.workers > 1 else f"budget {limit}"
+        return f"{limit}, ${self.spent:,.2f} of it spent" if self.spent else limit
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

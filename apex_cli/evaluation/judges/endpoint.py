@@ -3,7 +3,7 @@
 Every question is asked until an answer comes or `attempts` are spent; timeouts, cut connections, 408, 429, 5xx and
 bodies that are no answer are tried again after 1, 2, 4... times `wait` seconds. Another refusal, such as 400 for a
 picture that the endpoint does not like, is the error of that answer; one that holds for all questions (401, 403, 404)
-stops the run. The whole cost is estimated before the first question; what has been paid is counted, and nothing is
+ends the suite. The whole cost is estimated before the first question; what has been paid is counted, and nothing is
 asked that could pass the budget.
 """
 
@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from http.client import HTTPException
+from math import inf
 from typing import Any
 
 from PIL import Image
@@ -78,7 +79,7 @@ class Endpoint:
     def __init__(self, config: EndpointConfig, thinking: bool | None = None):
         self.config = config
         self.thinking = thinking if config.thinking is None else config.thinking
-        self.budget = config.budget
+        self.processes = 1
         self.refusal: SetupError | None = None
         self.spent = 0.0
         self.promised = 0.0
@@ -102,7 +103,7 @@ class Endpoint:
         return [*asked, *sorted(self.config.extra)]
 
     def share(self, workers: int) -> None:
-        self.budget = None if self.config.budget is None else self.config.budget / workers
+        self.processes = workers
 
     def open(self) -> None:
         if not self.config.model:
@@ -111,8 +112,8 @@ class Endpoint:
     def estimate(self, queries: Sequence[Query], protocol: str) -> Estimate:
         """Before anything is sent."""
         read, written = sum(map(_tokens, queries)), self.config.max_tokens * len(queries)
-        dollars, limits = self._price(read, written), (self.budget, self.config.until_spent)
-        return Estimate(protocol, self.name, len(queries), read, written, dollars, *limits)
+        limits = (self.config.budget, self.processes, self.spent, self.config.until_spent)
+        return Estimate(protocol, self.name, len(queries), read, written, self._price(read, written), *limits)
 
     def ask(self, queries: Sequence[Query]) -> Iterator[tuple[Query, Answer]]:
         """In parallel."""
@@ -133,8 +134,7 @@ class Endpoint:
                 return Answer(error=self.refusal.message, attempts=attempt - 1)
             share = self._price(_tokens(query), self.config.max_tokens)
             if not self._promise(share):
-                told = f"the budget of ${self.budget:g} is spent (${self.spent:.2f})"
-                return Answer(error=told, attempts=attempt - 1)
+                return Answer(error=self._told_spent, attempts=attempt - 1)
             try:
                 text, tokens = self._post(query)
                 return Answer(text, "", attempt, tokens)
@@ -209,13 +209,23 @@ class Endpoint:
         key = os.environ.get(self.config.key_variable, "")
         return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
+    @property
+    def _share(self) -> float:
+        """US dollars that this worker may spend."""
+        return inf if self.config.budget is None else self.config.budget / self.processes
+
+    @property
+    def _told_spent(self) -> str:
+        whose = "this worker's share of " if self.processes > 1 else ""
+        return f"{whose}the budget of ${self.config.budget:g} is spent"
+
     def _price(self, read: int, written: int) -> float:
         return (read * self.config.price_read + written * self.config.price_written) / 1e6
 
     def _promise(self, dollars: float) -> bool:
         """Set money aside for a request, so that those under way together cannot pass the budget."""
         with self._lock:
-            if self.budget is not None and self.spent + self.promised + dollars > self.budget:
+            if self.spent + self.promised + dollars > self._share:
                 return False
             self.promised += dollars
             return True

@@ -103,7 +103,7 @@ class Wise:
         return PromptSet(self.base.replace("@", "-"), items, 1)
 
     def _item(self, row: Mapping[str, Any]) -> Item:
-        number = int(row["prompt_id"])
+        number = row["prompt_id"]
         try:
             tag = self.edition.category(number)
         except LookupError as error:
@@ -134,7 +134,7 @@ class Wise:
         absent = [name for name in CATEGORIES if name not in tasks]
         return Result(
             protocol=self.name,
-            tier="paper" if self.name == self.base and self.prompts.has_all(pictures) else "standard",
+            tier="paper" if self._is_official(pictures) else "standard",
             value=overall.score,
             interval=overall.interval,
             tasks=tasks,
@@ -144,6 +144,10 @@ class Wise:
             notes=tuple(self._notes(absent)),
             records=records,
         )
+
+    def _is_official(self, pictures: Sequence[Picture]) -> bool:
+        whole = len(self.prompts.items) == PROMPTS and self.prompts.has_all(pictures)
+        return self.name == self.base and whole
 
     def _notes(self, absent: Sequence[str]) -> Iterator[str]:
         if (count := len(self.prompts.items)) != PROMPTS:
@@ -200,9 +204,14 @@ class VerifiedWise(Wise):
 
 
 def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
+    rows: list[Mapping[str, Any]] = []
+    where = ""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [{key: row[key] for key in ("prompt_id", "Prompt", "Explanation")} for row in rows]
+        for number, row in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
+            where = f", entry {number}"
+            texts = {key: row[key] for key in ("Prompt", "Explanation")}
+            rows.append({"prompt_id": int(row["prompt_id"]), **texts})
     except (ValueError, KeyError, TypeError) as error:
-        told = f"'{path}' is no file of WISE's prompts ({type(error).__name__}: {error})."
+        told = f"'{path}'{where}: this is no file of WISE's prompts ({type(error).__name__}: {error})."
         raise DataError(told, "Take the files of the clone as they are.") from error
+    return rows

@@ -107,12 +107,21 @@ def test_official_loses_the_first_row_and_with_it_its_prompt(folder):
     assert (shares["relation"], shares["attribute"]) == pytest.approx((0, 100))
 
 
-def test_the_papers_tier_is_the_official_script_on_all_pictures(folder):
+def test_the_papers_tier_is_the_official_script_on_all_pictures(folder, monkeypatch):
     whole = {item: views * 2 for item, views in ANSWERS.items()}
+    assert summarise("dpg@official", folder, whole).tier == "standard", "of a part of the benchmark"
+    monkeypatch.setattr("apex_cli.evaluation.dpg.protocol.PROMPTS", len(ANSWERS))
     tiers = [
         summarise(name, folder, answers).tier for name in ("dpg@official", "dpg@fixed") for answers in (whole, ANSWERS)
     ]
     assert tiers == ["paper", "standard", "standard", "standard"]
+
+
+def test_nothing_but_dropped_prompts_is_no_score(folder):
+    made = summarise("dpg@official", folder, {"a": ANSWERS["a"]})
+    assert (made.status, made.value) == ("skipped", None)
+    assert made.reason == "every prompt was dropped, the first: a (question 2 hangs on 1, which is not there)"
+    assert made.remedy == "look at dpg_bench.csv, or use dpg@fixed"
 
 
 def test_one_prompt_is_no_interval(folder):

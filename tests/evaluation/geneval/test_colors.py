@@ -43,6 +43,14 @@ def test_outside_the_mask_is_grey_and_the_box_is_rounded():
     assert (whole == (10, 200, 30)).all()
 
 
+def test_a_box_thinner_than_a_pixel_is_the_pixel_it_begins_in():
+    pixels = np.arange(20 * 30 * 3).reshape(20, 30, 3).astype(np.uint8)
+    made = np.asarray(crop(pixels, Seen("dog", (29.6, 4, 29.9, 8), 0.9)))
+    assert np.array_equal(made, pixels[4:8, 29:30])
+    made = np.asarray(crop(pixels, Seen("dog", (3, 2.2, 5, 2.4), 0.9)))
+    assert np.array_equal(made, pixels[2:3, 3:5])
+
+
 def test_the_classifier_is_the_mean_of_three_templates(namer, folder):
     """By hand with the library's own forward: cosine, times 100, softmax."""
     from transformers import CLIPModel, CLIPTokenizer

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -16,7 +18,7 @@ from tiny_judges import clip, mask2former, picture
 
 from apex_cli import registry
 from apex_cli.errors import DataError
-from apex_cli.evaluation import run
+from apex_cli.evaluation import catalog, run
 from apex_cli.evaluation.base import Item, Picture
 from apex_cli.evaluation.geneval import canary, mmdet
 from apex_cli.evaluation.geneval.mask2former import Mask2Former
@@ -159,9 +161,16 @@ def test_names_say_what_is_not_official():
     assert len(official.items) == 553 and official.n == 4
 
 
-def test_the_papers_tier_is_the_official_rules_on_all_pictures():
+def test_the_papers_tier_is_the_official_rules_on_all_pictures(tmp_path, monkeypatch):
+    published, other = tmp_path / "published", tmp_path / "other"
+    for folder in (published, other):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(folder.name.encode())
+    weights = replace(catalog.CLIP.files[0], sha256=hashlib.sha256(b"published").hexdigest())
+    monkeypatch.setattr(catalog, "CLIP", replace(catalog.CLIP, files=(weights, *catalog.CLIP.files[1:])))
+
     def tier(name, count=2212, **settings_):
-        own = protocol(name, **settings_)
+        own = protocol(name, **{"clip": published, **settings_})
         shown = [
             Picture(item, k, Path(item.id), f"{item.id}-{k}", (9, 9)) for item in own.prompts.items for k in range(4)
         ]
@@ -170,6 +179,7 @@ def test_the_papers_tier_is_the_official_rules_on_all_pictures():
 
     assert tier("geneval@official") == "paper"
     assert tier("geneval@official", 2211) == tier("geneval@official", threshold=0.2) == "standard"
+    assert tier("geneval@official", canary="off") == tier("geneval@official", clip=other) == "standard"
     assert tier("geneval@hf") == "standard"
 
 
@@ -228,16 +238,19 @@ def test_a_line_that_is_no_detection_is_named(tmp_path):
     thing = {"kind": "dog", "box": [0, 0, 9, 9], "confidence": 1}
     for wrong, told in (
         ({"kind": "unicorn"}, "no class 'unicorn'"),
-        ({"box": [3, 0.2, 7, 0.4]}, "the box of the dog holds no pixel"),
-        ({"box": [7, 0, 3, 9]}, "the box of the dog holds no pixel"),
-        ({"box": [0, 0, float("nan"), 9]}, "ValueError"),
-        ({"box": [0, 0, float("inf"), 9]}, "OverflowError"),
+        ({"box": [3, 2, 7, 2]}, "the box of the dog has no area"),
+        ({"box": [7, 0, 3, 9]}, "the box of the dog has no area"),
+        ({"box": [0, 0, float("nan"), 9]}, "the box of the dog has no area"),
+        ({"box": [0, 0, float("inf"), 9]}, "the box of the dog has no area"),
+        ({"box": [0, 0, 10**400, 9]}, "OverflowError"),
         ({"mask": [5, -2, 3]}, "not made of run lengths"),
         ({"mask": [5, 2.5]}, "not made of run lengths"),
     ):
         file.write_text(json.dumps({"filename": "00000/samples/00000.png", "objects": [thing | wrong]}))
         with pytest.raises(DataError, match=f"line 1: .*{told}"):
             mmdet.read(file)
+    file.write_text(json.dumps({"filename": "00000/samples/00000.png", "objects": [thing | {"box": [3, 2, 7, 2.1]}]}))
+    assert list(mmdet.read(file)) == [("00000", 0)], "a thin box is one"
 
 
 def test_detections_of_another_picture_are_refused(tmp_path):

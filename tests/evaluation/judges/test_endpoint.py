@@ -147,9 +147,20 @@ def test_the_budget_is_kept_with_many_at_a_time(serve, queries):
 def test_several_workers_share_the_budget(serve, queries, tmp_path):
     judge = endpoint(serve(lambda n, body: "1"), price_read=1_000, price_written=1_000, budget=12, max_tokens=10)
     (estimate,) = estimates("wise", {"answers": Store(tmp_path, stage(judge), {})}, [picture(tmp_path, ITEM)], 4)
-    assert estimate.budget == 3
+    assert "this worker's share of the budget of $12.00 is $3.00" in str(estimate)
     answers = ask(judge, queries)
-    assert sum("the budget of $3 is spent" in a.error for a in answers) == 3
+    assert sum(a.error == "this worker's share of the budget of $12 is spent" for a in answers) == 3
+
+
+def test_what_was_spent_before_is_no_longer_there(serve, queries, tmp_path):
+    """A judge serves several sets of pictures in turn."""
+    server = serve(lambda n, body: "1")
+    judge = endpoint(server, price_read=1_000, price_written=1_000, budget=6, max_tokens=10)
+    ask(judge, queries)
+    stores = {"answers": Store(tmp_path, stage(judge), {})}
+    with pytest.raises(UsageError, match=r"Nothing was asked.*budget \$6.00, \$5.05 of it spent"):
+        list(estimates("wise", stores, [picture(tmp_path, ITEM)]))
+    assert len(server.requests) == 5
 
 
 def digits(text):

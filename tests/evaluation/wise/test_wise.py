@@ -138,13 +138,15 @@ def test_names_say_who_judged_and_in_whose_words(clone):
     assert protocol("wise@legacy", clone, **official).name == "wise@legacy+own-wording"
 
 
-def test_the_papers_tier_is_the_own_judge_over_all_prompts(clone):
+def test_the_papers_tier_is_the_own_judge_over_all_prompts(clone, monkeypatch):
     def tier(model, left_out=0):
         own = protocol("wise@legacy", clone, endpoint={"model": model})
         shown = [picture(clone, item) for item in own.prompts.items[left_out:]]
         marks = {"consistency": 2, "realism": 1, "aesthetic_quality": 2}
         return own.summarise(shown, {"answers": {one: {"answers": [[marks]], "raw": []} for one in shown}}).tier
 
+    assert tier("gpt-4o-2024-05-13") == "standard", "of a part of the benchmark"
+    monkeypatch.setattr("apex_cli.evaluation.wise.protocol.PROMPTS", sum(map(len, IDS.values())))
     assert tier("gpt-4o-2024-05-13") == "paper"
     assert tier("gpt-4o-2024-05-13", left_out=1) == tier("o/judge") == "standard"
     (clone / "gpt_eval.py").unlink()
@@ -242,9 +244,10 @@ def test_a_prompt_of_no_category_and_a_file_of_another_kind(clone):
     path.write_text(json.dumps([{"prompt_id": 701, "Prompt": text, "Explanation": "y"} for text in "xz"]))
     with pytest.raises(DataError, match="1 prompts are there twice, the first: 701"):
         _ = protocol("wise@legacy", clone).prompts
-    path.write_text('[{"prompt": "x"}]')
-    with pytest.raises(DataError, match="no file of WISE's prompts"):
-        _ = protocol("wise@legacy", clone).prompts
+    for wrong in ('[{"prompt": "x"}]', '[{"prompt_id": "one", "Prompt": "x", "Explanation": "y"}]'):
+        path.write_text(wrong)
+        with pytest.raises(DataError, match=r"natural_science.json', entry 1: this is no file of WISE's prompts"):
+            _ = protocol("wise@legacy", clone).prompts
 
 
 def test_verified_counts_right_and_wrong(clone):
