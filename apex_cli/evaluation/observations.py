@@ -85,8 +85,11 @@ class Store:
             self._keep(place, row)
 
     def _keep(self, place: Place, row: Mapping[str, Any]) -> None:
-        """Of several rows of a picture the last one counts."""
-        self.kept[row["key"]] = Kept(place, row["said"].get("error", ""))
+        """Of several rows of a picture the last one counts, an error only where there is nothing else: the files of
+        several workers are not read in the order that they were written in."""
+        kept, error = self.kept.get(row["key"]), row["said"].get("error", "")
+        if kept is None or kept.error or not error:
+            self.kept[row["key"]] = Kept(place, error)
 
     def _write(self, arrays: Mapping[str, np.ndarray]) -> str:
         from safetensors.numpy import save
