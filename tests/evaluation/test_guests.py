@@ -15,6 +15,7 @@ from PIL import Image
 from tiny_judges import clip
 
 from apex_cli import app, build
+from apex_cli.build.evaluation import protocols, required
 from apex_cli.commands import _ui
 from apex_cli.errors import DataError, UsageError
 from apex_cli.evaluation import mjhq
@@ -281,15 +282,19 @@ def test_every_file_is_listed_with_its_size_and_hash(models, capsys, tmp_path):
 
 
 def test_short_names(capsys, models):
-    suites = build.evaluation.protocols(
-        ["fid", "clip", "dpg"], {"fid@sana-512": {"forward": 3}, "clip": {"forward": 4}}
-    )
+    suites = protocols(["fid", "clip", "dpg"], {"fid@sana-512": {"forward": 3}, "clip": {"forward": 4}})
     assert {name: p.name for name, p in suites.items()} == {
         "fid": "fid@sana-512",
         "clip": "clip@sana",
         "dpg": "dpg@official",
     }
     assert (suites["fid"].config.forward, suites["clip"].config.forward) == (3, 4)
+    deep = {"dpg": {"judge": {"local": Path("j")}}, "dpg@official": {"judge": {"record": Path("r")}}}
+    judge = protocols(["dpg"], deep)["dpg"].config.judge
+    assert (judge.local, judge.record) == (Path("j"), Path("r"))
+    wise = protocols(["wise"], {})
+    for name in ("wise", "wise@verified", "wise@verified+own-wording"):
+        assert required(name, wise) == ["wise@verified+own-wording"]
     assert run(capsys, "--suite", "shapes,fid", "--prompts", "6", "--n", "1", "--require", "fid", code=4)[
         "required_but_skipped"
     ] == ["fid@sana-512"]
