@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from apex_cli.data.ahead import ahead
+from apex_cli.data.store import draft
 from apex_cli.errors import StorageError
 from apex_cli.evaluation.base import Observation, Picture, Stage
 from apex_cli.evaluation.ledger import Ledger, Place, Shard, read
@@ -97,9 +98,9 @@ class Store:
         content = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
         name = f"part-{hashlib.sha256(content).hexdigest()[:24]}.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.folder / f".{name}.partial"
-        draft.write_bytes(content)
-        draft.replace(self.folder / name)
+        temporary = draft(self.folder / name)
+        temporary.write_bytes(content)
+        temporary.replace(self.folder / name)
         return name
 
     def _read(self, name: str) -> dict[str, np.ndarray]:
