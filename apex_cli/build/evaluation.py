@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from apex_cli.build.labels import label
 from apex_cli.build.models import SHIPPED_STUDENT, ready
-from apex_cli.config import merged
+from apex_cli.config import Section, merged
 from apex_cli.errors import UsageError
 from apex_cli.registry import resolve
 
@@ -37,6 +37,22 @@ def _made(name: str, values: dict[str, Any]) -> Any:
         first = error.errors()[0]
         told = f"--set {name}.{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}."
         raise UsageError(told, f"Keys of {name}: {', '.join(kind.Config.model_fields) or 'none'}.") from error
+
+
+def paths(changes: dict[str, dict[str, Any]]) -> dict[str, Path]:
+    """`NAME.KEY` -> the file or folder that a `--set` value names."""
+    read = {name: resolve("protocol", name).Config(**values) for name, values in changes.items()}
+    return {f"{name}.{key}": path for name in changes for key, path in _paths(read[name], changes[name])}
+
+
+def _paths(section: Section, values: dict[str, Any]) -> Iterator[tuple[str, Path]]:
+    """(key, path) of those of `values` that are one in the `section` they were read into; "" names none."""
+    for key, value in values.items():
+        read = getattr(section, key)
+        if isinstance(read, Section):
+            yield from ((f"{key}.{inner}", path) for inner, path in _paths(read, value))
+        elif value and isinstance(read, Path):
+            yield key, read
 
 
 def distinct(protocols: dict[str, Any]) -> list[Any]:

@@ -17,6 +17,7 @@ from tiny_judges import clip
 from apex_cli import app, build
 from apex_cli.build.evaluation import protocols, required
 from apex_cli.commands import _ui
+from apex_cli.commands._eval_settings import settings
 from apex_cli.errors import DataError, UsageError
 from apex_cli.evaluation import mjhq
 from apex_cli.evaluation.catalog import ASSETS, INCEPTION, MJHQ
@@ -279,6 +280,25 @@ def test_every_file_is_listed_with_its_size_and_hash(models, capsys, tmp_path):
     assert "named/dpg@fixed.folder/dpg_bench/dpg_bench.csv" in document["packed"]
     assert app.main(["eval", "import", "all.tar"]) == 0
     assert f"--set dpg@fixed.folder={tmp_path}/apex/named/dpg@fixed.folder/dpg_bench" in capsys.readouterr().out
+
+
+def test_only_settings_that_are_paths_are_packed(models, capsys, tmp_path):
+    for name in ("dpg_bench.csv", "answers.jsonl", "gpt"):
+        put(tmp_path / "here" / name)
+    given = [
+        "dpg.folder=here",
+        'dpg.judge.answers="here/answers.jsonl"',
+        "dpg.judge.answers_by=here/gpt",
+        "dpg.judge.endpoint.extra.x=here/gpt",
+        "dpg.judge.record=",
+    ]
+    packed = run(capsys, "prepare", "dpg", *(part for text in given for part in ("--set", text)), "--pack", "all.tar")
+    assert packed["packed"] == [
+        *(f"named/dpg.folder/here/{name}" for name in ("answers.jsonl", "dpg_bench.csv", "gpt")),
+        "named/dpg.judge.answers/answers.jsonl",
+    ]
+    with pytest.raises(UsageError, match="'judge' is set to a value too"):
+        settings(["dpg.judge=x", "dpg.judge.local=y"])
 
 
 def test_short_names(capsys, models):
