@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 SHARED = Path(__file__).parent / "templates"
 """What templates may extend: `page.html.jinja`, cards that are filtered by tag."""
@@ -22,7 +23,7 @@ def render(template: Path, target: Path, **values: Any) -> Path:
         lstrip_blocks=True,
     )
     jinja.filters["decimals"] = lambda value, digits: f"{value:.{digits}f}"
-    draft = target.with_name(f".{target.name}")
+    draft = target.with_name(f".{target.name}.{uuid4().hex}.partial")  # workers may finish at the same time
     draft.write_text(jinja.get_template(template.name).render(**values), encoding="utf-8")
     return draft.replace(target)
 

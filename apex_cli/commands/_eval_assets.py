@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_cli.commands._eval_settings import Set, settings
+from apex_cli.commands._eval_settings import SetOfSuite, settings
 from apex_cli.commands._progress import drawn
 from apex_cli.commands._ui import Json, emit, say, table
 
@@ -20,7 +20,7 @@ PACK = "Also write what is here into one archive, for `apex eval import` on a ma
 def prepare(
     suites: Annotated[list[str], typer.Argument(help="Suites such as fid, clip@sana or kid, or `all`.")],
     pack: Annotated[Path | None, typer.Option(metavar="FILE", help=PACK)] = None,
-    overrides: Set = None,
+    overrides: SetOfSuite = None,
     as_json: Json = False,
 ) -> None:
     """List the files that suites need: size, SHA-256, licence, where each lies, and how to get what is missing.
@@ -30,9 +30,10 @@ def prepare(
     from apex_cli.errors import SetupError
     from apex_cli.evaluation import bundle
 
-    needs = _needs(suites, settings(overrides or []))
+    changes = settings(overrides or [])
+    needs = _needs(suites, changes)
     assets = [need for need in needs.values() if hasattr(need, "locate")]
-    here = _places(needs, overrides or []) if pack else {}
+    here = _places(needs, changes) if pack else {}
     if pack is not None:
         if not here:
             raise SetupError("There is nothing to pack: no file is here.", "Run the commands that `prepare` lists.")
@@ -75,17 +76,18 @@ def _needs(suites: list[str], changes: dict[str, dict[str, Any]]) -> dict[str, A
     return found
 
 
-def _places(needs: dict[str, Any], overrides: list[str]) -> dict[str, Path]:
+def _places(needs: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Path]:
     """Place in a cache -> file: what is here of what suites need, and what else the user names."""
+    from apex_cli.build import evaluation
     from apex_cli.evaluation.bundle import named
 
     files: dict[str, Path] = {}
     for need in needs.values():
         files |= getattr(need, "places", {})
     placed = {getattr(need, "chosen", None) for need in needs.values()}
-    for setting, _, value in (text.partition("=") for text in overrides):
-        if Path(value) not in placed and Path(value).exists():
-            files |= named(setting, Path(value))
+    for setting, path in evaluation.paths(changes).items():
+        if path not in placed and path.exists():
+            files |= named(setting, path)
     return files
 
 
@@ -164,7 +166,7 @@ def make_reference(
         str | None,
         typer.Option(help="What it is called; `mjhq-30k` is what FID looks for unasked.  [default: from FOLDER]"),
     ] = None,
-    overrides: Set = None,
+    overrides: SetOfSuite = None,
     as_json: Json = False,
 ) -> None:
     """Compute the statistics that pictures are compared with, once. The same command again continues."""

@@ -1,4 +1,4 @@
-"""The option `--set NAME.KEY=VALUE` of `apex eval` and what is under it."""
+"""The option `--set NAME.KEY=VALUE` of `apex eval` and of its `prepare` and `reference`, which draw nothing."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+FORM = "NAME.KEY=VALUE"
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME.KEY=VALUE", help="A setting of a suite, or of --model as model.KEY."),
+    typer.Option("--set", metavar=FORM, help="A setting of a suite, or of --model as model.KEY."),
 ]
+SetOfSuite = Annotated[list[str] | None, typer.Option("--set", metavar=FORM, help="A setting of a suite.")]
 
 
 def settings(given: list[str]) -> dict[str, dict[str, Any]]:
@@ -32,6 +34,8 @@ def settings(given: list[str]) -> dict[str, dict[str, Any]]:
         inner = found.setdefault(name, {})
         for key in above:
             inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise UsageError(f"--set {text}: '{key}' is set to a value too.", "Set one of them.")
         inner[last] = read
     return found
 

@@ -88,8 +88,8 @@ def evaluate(
     changes = settings([*(overrides or []), *([f"shapes.split={split}"] if split else [])])
     of_model = changes.pop("model", {})
     asked = evaluation.protocols(config.names, changes)
+    protocols = evaluation.distinct(asked)
     required = evaluation.required(require or "", asked)
-    protocols = list({protocol.name: protocol for protocol in asked.values()}.values())
     sources = _sources(ckpt, model, images, nfe, sampler, guidance, of_model, out)
     worker = _worker(shard)
     done = [e for source in sources for e in shown.run(source, protocols, config, worker, certify)]

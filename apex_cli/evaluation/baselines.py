@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from apex_cli.backbones import folders
-from apex_cli.config import Section
+from apex_cli.config import Section, merged
 from apex_cli.errors import SetupError, UsageError
 from apex_cli.evaluation import any_step
 from apex_cli.evaluation.painters import Painter, version_of
@@ -135,20 +135,11 @@ def find(name: str, changes: dict[str, Any]) -> Baseline:
             raise UsageError(told, f"Known: {', '.join(recipes)}; or give a hub id or a folder.")
         recipe = Baseline(name=Path(name).name, model=name)
     try:
-        return Baseline(**_merged(recipe.model_dump(), changes))
+        return Baseline(**merged(recipe.model_dump(), changes))
     except ValidationError as error:
         first = error.errors()[0]
         told = f"--set model.{'.'.join(map(str, first['loc']))}: {first['msg']}."
         raise UsageError(told, f"Keys: {', '.join(Baseline.model_fields)}.") from error
-
-
-def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`changes` over `values`, key by key at any depth."""
-    deep = {
-        key: _merged(values[key], change) if isinstance(change, dict) and isinstance(values.get(key), dict) else change
-        for key, change in changes.items()
-    }
-    return values | deep
 
 
 @dataclass(frozen=True)

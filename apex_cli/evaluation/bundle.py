@@ -23,7 +23,7 @@ from typing import IO, Any
 from apex_cli.data.store import cache_folder, draft, settle
 from apex_cli.data.tars import Header
 from apex_cli.errors import DataError
-from apex_cli.evaluation.assets import WEIGHTS, Asset, file_sha256
+from apex_cli.evaluation.assets import WEIGHTS, Asset, file_sha256, people_size
 from apex_cli.evaluation.reference import STATS, SUFFIX
 from apex_cli.records import Progress
 
@@ -52,10 +52,13 @@ def pack(files: Mapping[str, Path], path: Path) -> Iterator[Progress]:
     for done, (place, file) in enumerate(files.items(), 1):
         rows.append({"place": place, "size": file.stat().st_size, "sha256": file_sha256(file)})
         yield Progress("hash", done, len(files))
+    content = json.dumps({"files": rows}, indent=1).encode()
+    if len(content) > MANIFEST_BYTES:
+        told = f"{len(rows):,} files are too many for an archive: their list is above {people_size(MANIFEST_BYTES)}."
+        raise DataError(told, "Pack suites one by one, and copy folders of so many files as they are.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = draft(path)
     with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT, dereference=True) as tar:
-        content = json.dumps({"files": rows}, indent=1).encode()
         tar.addfile(_plain(MANIFEST, len(content)), io.BytesIO(content))
         for done, row in enumerate(rows, 1):
             with files[row["place"]].open("rb") as source:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from apex_cli.errors import UsageError
+from apex_cli.errors import DataError, SetupError, UsageError
 from apex_cli.evaluation import mjhq, pictures
 from apex_cli.evaluation.assets import people_size
 from apex_cli.evaluation.base import Item, Need, PromptSet, Protocol
@@ -17,6 +18,9 @@ from apex_cli.evaluation.painters import Painter
 from apex_cli.evaluation.pictures import File
 from apex_cli.evaluation.records import Result, Setting, Subject
 from apex_cli.evaluation.settings import EvalConfig
+
+OF_ONE = (UsageError, DataError, SetupError)
+"""Errors that end one protocol and not the others."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Job:
     folder: Path
     shard: Shard = field(default_factory=Shard)
     certify: bool = False
+    broken: Mapping[str, Result] = field(default_factory=dict)
+    """Results of protocols whose prompts cannot be read."""
 
     @cached_property
     def found(self) -> list[File]:
@@ -93,9 +99,11 @@ class Job:
         return {p.name: refused for p in self.protocols if (refused := self._refusal(p))}
 
     def _refusal(self, protocol: Protocol) -> Result | None:
+        if protocol.name in self.broken:
+            return self.broken[protocol.name]
         drawn = not isinstance(self.source, Path)
         needs = list(protocol.needs)
-        if drawn and isinstance(protocol, Guest) and protocol.usual and (protocol.exclusive or self.prompts is None):
+        if drawn and isinstance(protocol, Guest) and protocol.usual and self._lacks_usual(protocol):
             needs.append(protocol.usual)
         if missing := lacking(needs):
             files = ", ".join(f"{n.name} ({people_size(n.size)})" if n.size else n.name for n in missing)
@@ -105,6 +113,12 @@ class Job:
         if isinstance(protocol, Guest) and (unfit := protocol.unfit(self.prompts, self.items)):
             return skipped(protocol, unfit.reason, unfit.remedy)
         return None
+
+    def _lacks_usual(self, guest: Guest) -> bool:
+        """Whether its usual prompts would be drawn, and are not those of this job."""
+        if self.prompts is None:
+            return guest.exclusive or _are_guests(self.protocols)
+        return guest.exclusive and self.prompts.name != mjhq.NAME
 
 
 def lacking(needs: Sequence[Need]) -> list[Need]:
@@ -142,14 +156,17 @@ def group(
     source: Source, protocols: Sequence[Protocol], config: EvalConfig, shard: Shard = Shard(), certify: bool = False
 ) -> list[Job]:
     """One job a prompt set. A protocol without prompts joins its usual ones or else the first, or takes a folder as it
-    is; one that is to be skipped is skipped there."""
+    is; one that is to be skipped, e.g. as its prompts cannot be read, is skipped there."""
     drawn = not isinstance(source.pictures, Path)
     ready = [p for p in protocols if not lacking(p.needs)]
-    brought = {p.name: p.prompts or (_usual(p) if drawn and _is_exclusive(p) else None) for p in ready}
-    if drawn and not any(brought.values()):
-        brought = {p.name: _usual(p) for p in ready}
+    brought, broken = _brought(ready, lambda p: p.prompts or (_usual(p) if drawn and _is_exclusive(p) else None))
+    if drawn and not any(brought.values()) and _are_guests(protocols):
+        brought, broken = _brought(ready, _usual)
     sets = {prompts.sha256: prompts for prompts in brought.values() if prompts}
-    if drawn and not sets and len(ready) == len(protocols) and not any(_has_usual(p) for p in ready):
+    if alike := [name for name, count in Counter(prompts.name for prompts in sets.values()).items() if count > 1]:
+        told = f"Two suites bring different prompts that are both called '{alike[0]}'."
+        raise UsageError(told, "Give them the same files with --set, or evaluate them one by one, each with its --out.")
+    if drawn and not sets and len(brought) == len(protocols) and not any(_has_usual(p) for p in ready):
         told = f"{', '.join(p.name for p in ready)}: no prompts to draw."
         raise UsageError(told, "Name a suite with prompts first, e.g. --suite shapes,kid, or give --images FOLDER.")
     first = next(iter(sets), None)
@@ -159,8 +176,28 @@ def group(
     jobs = []
     for key, prompts in (sets or {None: None}).items():
         members = [p for p in protocols if homes[p.name] == key]
-        jobs.append(Job(source.pictures, members, prompts, config, source.folder(prompts, config), shard, certify))
+        folder = source.folder(prompts, config)
+        jobs.append(Job(source.pictures, members, prompts, config, folder, shard, certify, broken))
     return jobs
+
+
+def _brought(
+    protocols: Sequence[Protocol], find: Callable[[Protocol], PromptSet | None]
+) -> tuple[dict[str, PromptSet | None], dict[str, Result]]:
+    """What `find` says of each by name, and a result of each that it gives up on."""
+    brought: dict[str, PromptSet | None] = {}
+    broken: dict[str, Result] = {}
+    for protocol in protocols:
+        try:
+            brought[protocol.name] = find(protocol)
+        except OF_ONE as error:
+            broken[protocol.name] = skipped(protocol, error.message.rstrip("."), error.remedy)
+    return brought, broken
+
+
+def _are_guests(protocols: Sequence[Protocol]) -> bool:
+    """Whether none would bring prompts, had it all that it needs."""
+    return all(isinstance(protocol, Guest) for protocol in protocols)
 
 
 def _has_usual(protocol: Protocol) -> bool:

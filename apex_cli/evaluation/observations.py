@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from apex_cli.data.ahead import ahead
+from apex_cli.data.store import draft
 from apex_cli.errors import StorageError
 from apex_cli.evaluation.base import Observation, Picture, Stage
 from apex_cli.evaluation.ledger import Ledger, Place, Shard, read
@@ -85,8 +86,11 @@ class Store:
             self._keep(place, row)
 
     def _keep(self, place: Place, row: Mapping[str, Any]) -> None:
-        """Of several rows of a picture the last one counts."""
-        self.kept[row["key"]] = Kept(place, row["said"].get("error", ""))
+        """Of several rows of a picture the last one counts, an error only where there is nothing else: the files of
+        several workers are not read in the order that they were written in."""
+        kept, error = self.kept.get(row["key"]), row["said"].get("error", "")
+        if kept is None or kept.error or not error:
+            self.kept[row["key"]] = Kept(place, error)
 
     def _write(self, arrays: Mapping[str, np.ndarray]) -> str:
         from safetensors.numpy import save
@@ -94,9 +98,9 @@ class Store:
         content = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
         name = f"part-{hashlib.sha256(content).hexdigest()[:24]}.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.folder / f".{name}.partial"
-        draft.write_bytes(content)
-        draft.replace(self.folder / name)
+        temporary = draft(self.folder / name)
+        temporary.write_bytes(content)
+        temporary.replace(self.folder / name)
         return name
 
     def _read(self, name: str) -> dict[str, np.ndarray]:

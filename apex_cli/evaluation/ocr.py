@@ -18,6 +18,7 @@ from apex_cli.config import Section
 from apex_cli.errors import SetupError
 from apex_cli.evaluation.base import Item, Observation, Observed, Picture
 from apex_cli.evaluation.catalog import RAPIDOCR
+from apex_cli.evaluation.guests import Guest
 from apex_cli.evaluation.needs import Package
 from apex_cli.evaluation.records import Box, Certificate, ImageRecord, Result
 from apex_cli.evaluation.scores import score, task_scores
@@ -126,11 +127,10 @@ def agreement(wanted: str, read: str) -> float:
     return max(0.0, 1 - min(row) / len(wanted))
 
 
-class Ocr:
+class Ocr(Guest):
     Config = OcrConfig
     name = "ocr"
     needs = (RAPIDOCR, Package("onnxruntime"))
-    prompts = None
 
     def __init__(self, config: OcrConfig):
         self._stages: tuple[Reading, ...] = ()

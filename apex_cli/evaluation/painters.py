@@ -16,6 +16,7 @@ from PIL import Image
 
 from apex_cli.backbones import folders
 from apex_cli.backbones.base import Backbone
+from apex_cli.data.store import draft
 from apex_cli.evaluation import pictures
 from apex_cli.evaluation.base import Item
 from apex_cli.evaluation.ledger import Ledger, Shard
@@ -150,9 +151,9 @@ def paint(
 
 def _save(drawing: Drawing, pixels: np.ndarray) -> None:
     drawing.path.parent.mkdir(parents=True, exist_ok=True)
-    draft = drawing.path.with_name(f".{drawing.path.name}.partial")
-    Image.fromarray(pixels).save(draft, format="PNG")
-    draft.replace(drawing.path)
+    temporary = draft(drawing.path)
+    Image.fromarray(pixels).save(temporary, format="PNG")
+    temporary.replace(drawing.path)
     home = drawing.path.parents[1]
     if not (home / pictures.METADATA).is_file():
         item = drawing.item

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, PlainSerializer, PlainValidator
 
 from apex_cli.config import Section
+from apex_cli.data.store import draft
 from apex_cli.errors import StorageError
 
 REPORT = "report.json"
@@ -179,10 +180,10 @@ def write_whole(path: Path, text: str) -> None:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """The same of lines that end in newlines, one at a time."""
-    draft = path.with_name(f".{path.name}.partial")
-    with draft.open("w", encoding="utf-8") as file:
+    temporary = draft(path)
+    with temporary.open("w", encoding="utf-8") as file:
         file.writelines(lines)
-    draft.replace(path)
+    temporary.replace(path)
 
 
 def read_report(folder: Path) -> Report:

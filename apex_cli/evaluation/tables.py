@@ -107,9 +107,10 @@ def value_text(value: float | int | str | None) -> str:
 
 
 def chosen(report: Report, suite: str) -> Result | None:
-    """The result of a suite as a user calls it: a whole name, or what stands before "@" or "+"; None where it has not
-    scored. Several of one family raise `UsageError`."""
-    found = [r for name, r in report.results.items() if name == suite or name.startswith((f"{suite}@", f"{suite}+"))]
+    """The result of a suite as a user calls it: a whole name, or else what stands before "@" or "+"; None where it has
+    not scored. Several of one family raise `UsageError`."""
+    longer = [name for name in report.results if name.startswith((f"{suite}@", f"{suite}+"))]
+    found = [report.results[name] for name in ([suite] if suite in report.results else longer)]
     scored = [result for result in found if result.status != "skipped"]
     if len(scored) > 1:
         raise UsageError(f"'{suite}' is {' and '.join(r.protocol for r in scored)} here.", "Name one with --suite.")

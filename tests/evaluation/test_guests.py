@@ -15,13 +15,17 @@ from PIL import Image
 from tiny_judges import clip
 
 from apex_cli import app, build
+from apex_cli.build.evaluation import protocols, required
 from apex_cli.commands import _ui
+from apex_cli.commands._eval_settings import settings
 from apex_cli.errors import DataError, UsageError
 from apex_cli.evaluation import mjhq
 from apex_cli.evaluation.catalog import ASSETS, INCEPTION, MJHQ
 from apex_cli.evaluation.clip_sana import ClipSana, ClipSanaConfig
 from apex_cli.evaluation.distances import DistanceConfig
+from apex_cli.evaluation.fid_clean import FidClean
 from apex_cli.evaluation.fid_sana import FidSana512
+from apex_cli.evaluation.geneval.protocol import HfConfig, HfGenEval
 from apex_cli.evaluation.hpsv2 import HpsV2
 from apex_cli.evaluation.jobs import Job, Source, group
 from apex_cli.evaluation.kid import Kid, KidInception
@@ -114,6 +118,33 @@ def test_without_their_file_a_row_says_what_is_missing(ready, drawn, shapes):
     (alone,) = group(drawn, [CLIP], EvalConfig())
     assert alone.skipped["clip@sana"].reason == "needs meta_data.json (10 MB)"
     assert "--repo-type dataset" in MJHQ.command and "hf download playgroundai/MJHQ-30K meta_data.json" in MJHQ.command
+
+
+def test_prompts_of_others_are_not_drawn_in_place_of_those_that_lack_a_file(ready, prompts, drawn):
+    (job,) = group(drawn, [HfGenEval(HfConfig()), CLIP], EvalConfig())
+    assert told([job]) == [("", [], ["geneval@hf", "clip@sana"])]
+    assert job.skipped["clip@sana"].reason == "has no prompts of its own, and those that have are skipped"
+
+
+def test_prompts_that_cannot_be_read_skip_their_suite_alone(ready, prompts, drawn, shapes):
+    broken = FidClean(DistanceConfig(prompts=put(Path("broken/meta_data.json"), "[]").parent))
+    put(Path("apex/stats/fid@clean/mjhq-30k.safetensors"))
+    (job,) = group(drawn, [broken, shapes], EvalConfig())
+    assert told([job]) == [("iid", ["shapes"], ["fid@clean"])]
+    assert job.skipped["fid@clean"].reason.startswith("'broken/meta_data.json' holds no prompts of MJHQ-30K")
+    assert job.skipped["fid@clean"].remedy == "Get meta_data.json again: apex eval prepare mjhq."
+    assert told(group(drawn, [broken], EvalConfig())) == [("", [], ["fid@clean"])]
+
+
+def test_two_suites_share_the_prompts_that_one_of_them_brings(ready, drawn):
+    rows = {"one": ROWS, "other": dict([*ROWS.items()][:4])}
+    one, other = (put(Path(name, "meta_data.json"), json.dumps(kept)) for name, kept in rows.items())
+    named, unnamed = FidSana512(DistanceConfig(prompts=one)), FidClean(DistanceConfig())
+    put(Path("apex/stats/fid@clean/mjhq-30k.safetensors"))
+    for both in ([named, unnamed], [unnamed, named]):
+        assert told(group(drawn, both, EvalConfig())) == [("mjhq", [p.name for p in both], [])]
+    with pytest.raises(UsageError, match="Two suites bring different prompts that are both called 'mjhq'"):
+        group(drawn, [named, FidClean(DistanceConfig(prompts=other))], EvalConfig())
 
 
 def test_another_reference_set_is_for_any_pictures(ready, prompts, drawn, shapes, tmp_path):
@@ -251,16 +282,39 @@ def test_every_file_is_listed_with_its_size_and_hash(models, capsys, tmp_path):
     assert f"--set dpg@fixed.folder={tmp_path}/apex/named/dpg@fixed.folder/dpg_bench" in capsys.readouterr().out
 
 
+def test_only_settings_that_are_paths_are_packed(models, capsys, tmp_path):
+    for name in ("dpg_bench.csv", "answers.jsonl", "gpt"):
+        put(tmp_path / "here" / name)
+    given = [
+        "dpg.folder=here",
+        'dpg.judge.answers="here/answers.jsonl"',
+        "dpg.judge.answers_by=here/gpt",
+        "dpg.judge.endpoint.extra.x=here/gpt",
+        "dpg.judge.record=",
+    ]
+    packed = run(capsys, "prepare", "dpg", *(part for text in given for part in ("--set", text)), "--pack", "all.tar")
+    assert packed["packed"] == [
+        *(f"named/dpg.folder/here/{name}" for name in ("answers.jsonl", "dpg_bench.csv", "gpt")),
+        "named/dpg.judge.answers/answers.jsonl",
+    ]
+    with pytest.raises(UsageError, match="'judge' is set to a value too"):
+        settings(["dpg.judge=x", "dpg.judge.local=y"])
+
+
 def test_short_names(capsys, models):
-    suites = build.evaluation.protocols(
-        ["fid", "clip", "dpg"], {"fid@sana-512": {"forward": 3}, "clip": {"forward": 4}}
-    )
+    suites = protocols(["fid", "clip", "dpg"], {"fid@sana-512": {"forward": 3}, "clip": {"forward": 4}})
     assert {name: p.name for name, p in suites.items()} == {
         "fid": "fid@sana-512",
         "clip": "clip@sana",
         "dpg": "dpg@official",
     }
     assert (suites["fid"].config.forward, suites["clip"].config.forward) == (3, 4)
+    deep = {"dpg": {"judge": {"local": Path("j")}}, "dpg@official": {"judge": {"record": Path("r")}}}
+    judge = protocols(["dpg"], deep)["dpg"].config.judge
+    assert (judge.local, judge.record) == (Path("j"), Path("r"))
+    wise = protocols(["wise"], {})
+    for name in ("wise", "wise@verified", "wise@verified+own-wording"):
+        assert required(name, wise) == ["wise@verified+own-wording"]
     assert run(capsys, "--suite", "shapes,fid", "--prompts", "6", "--n", "1", "--require", "fid", code=4)[
         "required_but_skipped"
     ] == ["fid@sana-512"]

@@ -154,6 +154,14 @@ def test_an_archive_is_the_same_to_the_byte(caches):
     assert (caches / "a.tar").read_bytes() == (caches / "b.tar").read_bytes()
 
 
+def test_more_files_than_an_archive_may_list(caches, monkeypatch):
+    archive = packed(caches)
+    monkeypatch.setattr(bundle, "MANIFEST_BYTES", 100)
+    with pytest.raises(DataError, match="1 files are too many for an archive"):
+        list(bundle.pack({"named/dpg.folder/a": archive}, caches / "other.tar"))
+    assert not list(caches.glob("*other.tar*"))
+
+
 def test_what_a_user_names_is_packed_and_named_again(caches):
     put(caches / "bench/dpg.csv"), put(caches / "bench/prompts/1.txt"), put(caches / "bench/.git/x")
     places = {

@@ -113,6 +113,17 @@ def test_half_a_line_of_a_kill_is_asked_again(pictures, tmp_path):
     ]
 
 
+def test_an_error_never_hides_what_was_said(pictures, tmp_path):
+    """`rows.jsonl`, of a run before, is read after the files of workers."""
+    key = open_stores(tmp_path, [Stage()])["features"].key(pictures[0])
+    folder = open_stores(tmp_path, [Stage()])["features"].folder
+    Ledger(folder, "rows").append({"key": key, "said": {"error": "no answer"}, "arrays": None})
+    assert open_stores(tmp_path, [Stage()])["features"].failed(pictures[0]) == "no answer"
+    Ledger(folder, "rows", Shard(0, 2)).append({"key": key, "said": {"k": 0}, "arrays": None})
+    store = open_stores(tmp_path, [Stage()])["features"]
+    assert store.failed(pictures[0]) == "" and store[pictures[0]] == {"k": 0}
+
+
 def test_a_lost_file_of_arrays_is_told(pictures, tmp_path):
     stores, _ = look(tmp_path, pictures, Stage())
     for part in stores["features"].folder.glob("*.safetensors"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -17,7 +18,7 @@ from apex_cli.evaluation import compare, gallery
 from apex_cli.evaluation.jobs import Source
 from apex_cli.evaluation.ledger import Ledger, Shard
 from apex_cli.evaluation.painters import Checkpoint
-from apex_cli.evaluation.records import Report, read_records, read_report
+from apex_cli.evaluation.records import Report, read_records, read_report, write_lines
 from apex_cli.evaluation.run import evaluate
 from apex_cli.evaluation.settings import EvalConfig
 from apex_cli.generation import SampleConfig
@@ -115,6 +116,20 @@ def test_shards_give_the_same_report(job, pair, oracle, config, tmp_path):
     drawn = [{(row["item"], row["k"]) for row in Ledger(tmp_path / "e", f"drawn-{i}-of-3")} for i in (1, 2, 3)]
     assert [len(rows) for rows in drawn] == [10, 9, 5]
     assert len(set().union(*drawn)) == 24
+
+
+def test_workers_that_write_one_file_at_the_same_time(tmp_path, monkeypatch):
+    path = tmp_path / "report.json"
+
+    def lines():
+        yield "one\n"
+        monkeypatch.setattr(os, "getpid", lambda: 7)
+        write_lines(path, ["other\n"])
+        yield "two\n"
+
+    write_lines(path, lines())
+    assert path.read_text() == "one\ntwo\n"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_batches_do_not_change_the_report(finish, pair, oracle, config, tmp_path):

@@ -224,6 +224,7 @@ def test_a_model_is_opened_only_where_something_is_to_be_observed(capsys):
         (["--suite", "shapes,fod"], "no protocol called 'fod'"),
         (["--set", "brightness.scale=2"], "not a suite of this evaluation"),
         (["--suite", "shapes,brightness", "--set", "brightness.scales=2"], "Keys of brightness: scale"),
+        (["--suite", "fid,fid@sana-512", "--set", "fid.forward=3"], "fid and fid@sana-512 are one suite"),
         (["--set", "scale"], "NAME.KEY=VALUE"),
         (["--images", "nowhere", "--ckpt", "x"], "one place"),
         (["--images", "nowhere"], "does not exist"),

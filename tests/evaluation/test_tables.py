@@ -104,6 +104,16 @@ def test_a_suite_is_called_as_its_user_calls_it():
             tables.protocol_table({"m": own}, wrong)
 
 
+def test_one_protocol_in_two_settings_has_a_table_each(tmp_path):
+    both = report("geneval@hf")
+    both.results["geneval@hf+threshold0.2"] = report("geneval@hf+threshold0.2").results["geneval@hf+threshold0.2"]
+    tables.write(tmp_path, "m", both)
+    assert {path.stem for path in tmp_path.glob("*.csv")} == set(both.results)
+    assert tables.protocol_table({"m": both}, "geneval@hf").notes[0].startswith("geneval@hf (")
+    with pytest.raises(UsageError, match=r"'geneval' is geneval@hf and geneval@hf\+threshold0.2 here"):
+        tables.protocol_table({"m": both}, "geneval")
+
+
 def test_a_column_holds_one_protocol_and_one_number():
     rows = {"a": report("fid@sana-512", 30_000), "b": report("clip@sana", 30_000), "c": report("geneval@hf")}
     table = tables.summary_table(rows)
