@@ -8,8 +8,9 @@ from typing import Any
 
 from apex_cli.build.labels import label
 from apex_cli.build.models import SHIPPED_STUDENT, ready
+from apex_cli.build.origins import checkpoint_of
 from apex_cli.config import Section, merged
-from apex_cli.errors import UsageError
+from apex_cli.errors import ApexError, UsageError
 from apex_cli.registry import resolve
 
 
@@ -76,6 +77,19 @@ def required(given: str, protocols: dict[str, Any]) -> list[str]:
             told = f"--require {name}: not a suite of this evaluation."
             raise UsageError(told, f"Suites: {', '.join(protocols)}.")
     return [protocol for protocol, names in called.items() if names & set(wanted)]
+
+
+def require_comparable(place: str) -> None:
+    """Raise `UsageError` unless `place` is an evaluation or a model, before anything is drawn."""
+    from apex_cli.evaluation.records import REPORT
+
+    if (Path(place) / REPORT).is_file():
+        return
+    try:
+        checkpoint_of(place, verified=False)
+    except ApexError as error:
+        told = f"--compare {place}: neither a finished evaluation nor a model."
+        raise UsageError(told, "Give the folder of an evaluation, a run, a checkpoint or assets:NAME.") from error
 
 
 def source(ckpt: str | None, home: Path | None) -> Any:

@@ -13,6 +13,7 @@ from apex_cli.commands._progress import drawn
 from apex_cli.commands._ui import say, table
 
 if TYPE_CHECKING:
+    from apex_cli.errors import ApexError
     from apex_cli.evaluation.compare import Comparison
     from apex_cli.evaluation.jobs import Source
     from apex_cli.evaluation.judges.base import Estimate
@@ -49,10 +50,10 @@ class Compared:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the exit code says. `failures`: protocols that gave up; `refused`: required suites that were skipped;
-    `nothing`: every suite was; `below`: evaluations under --min-overall."""
+    """What the exit code says. `errors`: of protocols that gave up and of a comparison; `refused`: required suites that
+    were skipped; `nothing`: every suite was; `below`: evaluations under --min-overall."""
 
-    failures: list[Failure]
+    errors: list[ApexError]
     refused: list[str]
     nothing: bool
     below: list[str]
@@ -62,11 +63,11 @@ class Verdict:
         from apex_cli.errors import DataError, RegressionFound, SetupError
 
         error = None
-        if self.failures:
-            error = self.failures[0].error
+        if self.errors:
+            error = self.errors[0]
         elif self.refused:
             told = f"Skipped although required: {', '.join(self.refused)}."
-            error = SetupError(told, "The reason stands beside each; `apex eval prepare` gets files.")
+            error = SetupError(told, "The reason stands beside each; `apex eval prepare` says how to get files.")
         elif self.nothing:
             error = DataError("Every suite was skipped.", "The reason stands beside each.")
         elif self.below:
@@ -90,7 +91,8 @@ def run(
 
     unreported: list[Failure] = []
     for job in group(source, protocols, config, shard, certify):
-        say(f"{source.name}: {job.folder}")
+        if len(job.skipped) < len(job.protocols):
+            say(f"{source.name}: {job.folder}")
         estimates, failures, report = [], [], None
         for event in drawn(evaluate(job), source.name):
             match event:
@@ -129,7 +131,7 @@ def others(
 
 
 def compared(done: Sequence[Evaluated], others: Sequence[Evaluated]) -> list[Compared]:
-    """Every evaluation against every other one that has its prompts."""
+    """Every evaluation against every other one that has its prompts; raises `UsageError` where they do not fit."""
     from apex_cli.errors import UsageError
     from apex_cli.evaluation import compare, gallery
 
@@ -150,7 +152,7 @@ def compared(done: Sequence[Evaluated], others: Sequence[Evaluated]) -> list[Com
 
 
 def verdict(
-    done: Sequence[Evaluated], others: Sequence[Evaluated], least: float | None, required: Sequence[str]
+    done: Sequence[Evaluated], errors: Sequence[ApexError], least: float | None, required: Sequence[str]
 ) -> Verdict:
     """`required`: names of protocols."""
     results = [(e, result) for e in done for result in e.report.results.values()]
@@ -160,9 +162,8 @@ def verdict(
         if least is not None and r.overall and r.overall.score < least
     ]
     skipped = [r.protocol for _, r in results if r.status == "skipped"]
-    failures = [failure for e in (*done, *others) for failure in e.failures]
     refused = [name for name in required if name in skipped]
-    return Verdict(failures, refused, len(skipped) == len(results), low)
+    return Verdict(list(errors), refused, len(skipped) == len(results), low)
 
 
 def document(evaluations: Sequence[Evaluated], comparisons: Sequence[Compared], verdict: Verdict) -> dict[str, Any]:
@@ -185,7 +186,7 @@ def document(evaluations: Sequence[Evaluated], comparisons: Sequence[Compared], 
         ],
         "below": verdict.below,
         "required_but_skipped": verdict.refused,
-        "failed": [failure.protocol for failure in verdict.failures],
+        "failed": [failure.protocol for e in evaluations for failure in e.failures],
     }
 
 
@@ -213,5 +214,6 @@ def _table(evaluations: Sequence[Evaluated]) -> None:
 
     columns = [column(e.report) for e in evaluations]
     rows = list(dict.fromkeys(name for column in columns for name in column))
-    head = [f"{e.report.setting.prompt_set}, {e.report.setting.prompts} prompts" for e in evaluations[:1]]
+    asked = evaluations[0].report.setting
+    head = [f"{asked.prompt_set}, {asked.prompts} prompts" if asked.prompts else "no prompts"]
     table([*head, *(e.name for e in evaluations)], [[row[-1], *(c.get(row, "-") for c in columns)] for row in rows])

@@ -15,6 +15,7 @@ from apex_cli.commands._options import checked
 from apex_cli.commands._ui import Json, emit, say
 
 if TYPE_CHECKING:
+    from apex_cli.errors import ApexError
     from apex_cli.evaluation.jobs import Source
     from apex_cli.evaluation.ledger import Shard
 
@@ -82,6 +83,7 @@ def evaluate(
         os.environ |= dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"), "1")
     from apex_cli.build import evaluation
     from apex_cli.commands import _evaluation as shown
+    from apex_cli.errors import UsageError
     from apex_cli.evaluation.settings import EvalConfig
 
     config = checked(EvalConfig, suite=suite, n=n, prompts=prompts, seed=seed, batch=batch)
@@ -90,6 +92,8 @@ def evaluate(
     asked = evaluation.protocols(config.names, changes)
     protocols = evaluation.distinct(asked)
     required = evaluation.required(require or "", asked)
+    if compare:
+        evaluation.require_comparable(compare)
     sources = _sources(ckpt, model, images, nfe, sampler, guidance, of_model, out)
     worker = _worker(shard)
     done = [e for source in sources for e in shown.run(source, protocols, config, worker, certify)]
@@ -97,8 +101,13 @@ def evaluate(
         say("This worker is done; the others are not. The last one, or the same command without --shard, reports.")
         return
     others = shown.others(compare, protocols, config, out, certify) if compare else []
-    comparisons = shown.compared(done, others)
-    verdict = shown.verdict(done, others, min_overall, required)
+    errors: list[ApexError] = [failure.error for e in (*done, *others) for failure in e.failures]
+    comparisons = []
+    try:
+        comparisons = shown.compared(done, others)
+    except UsageError as error:  # told after the numbers
+        errors.append(error)
+    verdict = shown.verdict(done, errors, min_overall, required)
     if as_json:
         emit(shown.document([*done, *others], comparisons, verdict))
     else:
@@ -136,7 +145,8 @@ def _sources(
     if images is not None:
         if nfe:
             raise UsageError("--nfe does not change images that are there.", "Leave it out.")
-        return [Source(images.resolve().name, images, out or Path("evals"))]
+        images = images.resolve()
+        return [Source(images.name, images, out or Path("evals"))]
     if model is not None:
         recipe = find(model, of_model)
         drawn = [recipe if count is None else recipe.with_nfe(count) for count in nfe or [None]]

@@ -81,6 +81,8 @@ def unpack(path: Path, catalogue: Mapping[str, Asset]) -> Iterator[Progress | li
                 _take(tar.extractfile(info), cache_folder() / row["place"], hashes)
                 written.append(row["place"])
                 yield Progress("import", len(written), len(rows))
+    except FileNotFoundError as error:
+        raise DataError(f"There is no archive '{path}'.", "Give one that `apex eval prepare --pack` wrote.") from error
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"'{path}' cannot be imported: {error}.", REMEDY) from error
     if expected:

@@ -78,13 +78,15 @@ def _compare(first: Path, second: Path, result: Result) -> Comparison:
         tag: _difference({tag: values}, by_task(a)[tag], by_task(b)[tag], p)
         for (tag, values), p in zip(differences.items(), corrected, strict=True)
     }
+    # Without tasks the value is the mean over all prompts, whatever their tags.
+    whole = differences if result.tasks else {"": [d for values in differences.values() for d in values]}
     return Comparison(
         first=first,
         second=second,
         protocol=result.protocol,
         pairs=len(a),
         unpaired=unpaired,
-        overall=_difference(differences, a, b, sign_flip_p(differences, result.weights), result.weights),
+        overall=_difference(whole, a, b, sign_flip_p(whole, result.weights), result.weights),
         tasks=tasks,
     )
 

@@ -156,7 +156,7 @@ class Ocr(Guest):
             overall=overall,
             facts={
                 "pictures that should hold text": texts,
-                "every text exact": sum(r.correct for r in records) / len(records),
+                **({"every text exact": sum(r.correct for r in records) / len(records)} if texts else {}),
             },
             notes=("Lite, not comparable.", *([silent] if not texts else [])),
             records=records,

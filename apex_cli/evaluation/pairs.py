@@ -132,14 +132,12 @@ class PairProtocol(Guest):
         values = [float(seen["scores"][picture]["score"]) for picture in pictures]
         mean = fmean(values)
         records = [self._record(picture, value, mean) for picture, value in zip(pictures, values, strict=True)]
-        tags = prompt_means(records)
-        prompts = [value for means in tags.values() for value in means]
+        prompts = [value for means in prompt_means(records).values() for value in means]
         return Result(
             protocol=self.name,
             value=fmean(prompts),
             interval=interval({"": prompts}),
             digits=self.digits,
-            weights={tag: float(len(means)) for tag, means in tags.items()},
             notes=self.notes,
             records=records,
         )

@@ -63,6 +63,9 @@ def place(folder: Path, item: Item, k: int) -> Path:
     return folder / item.id / SAMPLES / f"{k:05d}.png"
 
 
+OBJECTS = "Write one JSON object a line."
+
+
 def files(folder: Path, ids: set[str]) -> list[File]:
     """All pictures below `folder`, sorted; `ids`: of the prompts, to tell `12-3` from the third of `12`."""
     if not folder.is_dir():
@@ -92,11 +95,14 @@ def _told(path: Path) -> dict[str, dict[str, Any]]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except FileNotFoundError:
         return []
     except ValueError as error:
-        raise DataError(f"'{path}' is not JSON lines: {error}.", "Write one JSON object a line.") from error
+        raise DataError(f"'{path}' is not JSON lines: {error}.", OBJECTS) from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"'{path}' holds a line that is no JSON object.", OBJECTS)
+    return rows
 
 
 def items_of(found: Sequence[File]) -> tuple[tuple[Item, ...], int]:

@@ -163,6 +163,8 @@ class Report(Section):
     """By protocol, in the order asked for."""
     diversity: float | None = None
     """Mean distance (RMS of pixels in 0..1) between the images of one prompt; None with one image a prompt."""
+    pictures_sha256: str = ""
+    """Of the sound images and their places: results of the same ones stand side by side."""
     nfe_counted: float | None = None
     seconds_per_image: float | None = None
     """Of drawing; the median."""

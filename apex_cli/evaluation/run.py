@@ -33,16 +33,18 @@ from apex_cli.evaluation.base import Picture, Protocol
 from apex_cli.evaluation.jobs import Job, skipped
 from apex_cli.evaluation.judges.asking import estimates
 from apex_cli.evaluation.judges.base import Estimate
-from apex_cli.evaluation.observations import observe, open_stores
+from apex_cli.evaluation.observations import digest, observe, open_stores
 from apex_cli.evaluation.painters import Drawing
 from apex_cli.evaluation.pictures import Collection, File, Inspector
 from apex_cli.evaluation.records import (
+    REPORT,
     Flaw,
     ImageRecord,
     Report,
     Result,
     Setting,
     Subject,
+    read_report,
     records_file,
     write_records,
     write_whole,
@@ -109,8 +111,22 @@ def evaluate(job: Job) -> Iterator[Progress | Estimate | Failure | Report]:
     for name in (name for name, result in results.items() if result.status == "skipped"):
         records_file(job.folder, name).unlink(missing_ok=True)
     report = _report(job, there, results, (yield from _seed_diversity(there.pictures)))
-    report.save(job.folder)
+    _beside(job.folder, report).save(job.folder)
     yield report
+
+
+def _beside(folder: Path, report: Report) -> Report:
+    """With the results that the folder holds of other suites on the same pictures."""
+    if not (folder / REPORT).is_file():
+        return report
+    try:
+        before = read_report(folder)
+    except StorageError:  # of another version
+        return report
+    if before.pictures_sha256 != report.pictures_sha256:
+        return report
+    kept = {name: r for name, r in before.results.items() if name not in report.results and r.status != "skipped"}
+    return report.model_copy(update={"results": kept | report.results})
 
 
 def _why(error: ApexError) -> tuple[str, str]:
@@ -259,6 +275,7 @@ def _report(job: Job, there: Collection, results: Mapping[str, Result], apart: f
         flaws=tuple(there.flaws),
         results={p.name: results[p.name] for p in job.protocols},
         diversity=apart,
+        pictures_sha256=digest([[p.item.id, p.k, p.sha256] for p in there.pictures]),
         nfe_counted=fmean(row["nfe"] for row in made) if made else None,
         seconds_per_image=median(row["seconds"] for row in made) if made else None,
         versions={"apex": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},

@@ -130,7 +130,8 @@ def protocol_table(reports: Mapping[str, Report], suite: str) -> Table:
     """The evaluations by name, in the columns of the paper; unequal protocols, judges or numbers are refused."""
     found = {name: chosen(report, suite) for name, report in reports.items()}
     if lacking := [name for name, result in found.items() if result is None]:
-        raise UsageError(f"{', '.join(lacking)}: no score of '{suite}'.", "One table holds one protocol.")
+        scored = {r.protocol for report in reports.values() for r in report.results.values() if r.status != "skipped"}
+        raise UsageError(f"{', '.join(lacking)}: no score of '{suite}'.", f"Scored: {', '.join(sorted(scored))}.")
     entries = [Entry(name, reports[name], result) for name, result in found.items() if result]
     _require_comparable(entries)
     first = entries[0].result

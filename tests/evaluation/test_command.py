@@ -35,6 +35,7 @@ def models(tmp_path, monkeypatch, oracle, request):
         return build.Model(backbone, SampleConfig(), {"format": 1, "name": name}, Path(f"runs/{name}/step-000010"))
 
     monkeypatch.setattr(build.models, "load_model", load_model)
+    monkeypatch.setattr("apex_cli.build.evaluation.checkpoint_of", lambda place, verified: Path(place))
 
 
 def test_table_and_paths(capsys):
@@ -72,7 +73,15 @@ def test_compare_with_a_folder(capsys):
     assert app.main(["eval", "--ckpt", "perfect", "--compare", str(folder), *FEW]) == 0
     assert "won" in capsys.readouterr().out
     assert app.main(["eval", "--ckpt", "perfect", "--compare", str(folder), *FEW, "--seed", "1"]) == 2
-    assert "seed (1 and 0)" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "seed (1 and 0)" in err
+    assert "single_object" in out, "the numbers are there all the same"
+
+
+def test_what_cannot_be_compared_with_is_told_before_anything_is_drawn(capsys, monkeypatch):
+    monkeypatch.undo()
+    assert app.main(["eval", "--compare", "nope", *FEW]) == 2
+    assert "--compare nope: neither a finished evaluation nor a model" in capsys.readouterr().err
 
 
 def test_gate(capsys):

@@ -54,6 +54,13 @@ def test_the_metadata_decides_where_a_folder_has_another_order(tmp_path):
     assert found == {"prompt 2": "00000", "prompt 1": "00001", "prompt 0": "00002"}
 
 
+def test_metadata_of_other_json_is_refused(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text("[1, 2]\n")
+    with pytest.raises(DataError, match="no JSON object"):
+        files(tmp_path, set())
+
+
 @pytest.mark.parametrize("name", ["{}.png", "{}.jpg", "{}-0.png", "{}_0.webp", "sub/{}.jpeg"])
 def test_flat_layouts(name, tmp_path):
     for item in ITEMS:

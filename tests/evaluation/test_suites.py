@@ -12,6 +12,7 @@ from pathlib import Path
 
 import meters
 import pytest
+from PIL import Image
 
 from apex_cli import app, build
 from apex_cli.commands import _ui
@@ -45,6 +46,7 @@ def registered(tmp_path, monkeypatch, oracle):
         return build.Model(oracle(shift=path == "wrong").backbone, SampleConfig(), {}, Path(f"{path}/step-000010"))
 
     monkeypatch.setattr(build.models, "load_model", load_model)
+    monkeypatch.setattr("apex_cli.build.evaluation.checkpoint_of", lambda place, verified: Path(place))
 
 
 def run(capsys, *argv: str, code: int = 0) -> dict:
@@ -176,6 +178,25 @@ def test_images_of_other_people(capsys):
     alone = run(capsys, "--images", images, "--suite", "brightness")["evaluations"][0]
     assert alone["results"]["brightness"]["value"] == theirs["results"]["brightness"]["value"]
     assert alone["setting"]["prompts"] == 6
+
+
+def test_a_relative_folder_of_images_and_its_failures(capsys):
+    drawn = run(capsys, "--ckpt", "wrong")["evaluations"][0]
+    theirs = run(capsys, "--images", f"{drawn['folder']}/images")["evaluations"][0]
+    assert theirs["results"]["shapes"]["overall"]["score"] < 1
+    assert "data:image/" in Path(theirs["gallery"]).read_text()
+
+
+def test_results_of_other_suites_on_the_same_pictures_stay(capsys):
+    (both,) = run(capsys, "--suite", "shapes,brightness")["evaluations"]
+    (one,) = run(capsys, "--suite", "shapes")["evaluations"]
+    assert list(one["results"]) == ["shapes"]
+    report = Path(one["folder"]) / "report.json"
+    assert json.loads(report.read_text())["results"]["brightness"] == both["results"]["brightness"]
+    for picture in report.parent.rglob("*.png"):
+        Image.new("RGB", (64, 64)).save(picture)
+    run(capsys, "--suite", "shapes")
+    assert list(json.loads(report.read_text())["results"]) == ["shapes"]
 
 
 def test_folders_of_one_name_are_two_evaluations(capsys):
