@@ -27,10 +27,10 @@ import torch
 from apex_cli import __version__
 from apex_cli.config import Section
 from apex_cli.data.ahead import ahead
-from apex_cli.errors import ApexError, DataError, SetupError, StorageError, UsageError
+from apex_cli.errors import ApexError, StorageError, UsageError
 from apex_cli.evaluation import painters, pictures
 from apex_cli.evaluation.base import Picture, Protocol
-from apex_cli.evaluation.jobs import Job, skipped
+from apex_cli.evaluation.jobs import OF_ONE, Job, skipped
 from apex_cli.evaluation.judges.asking import estimates
 from apex_cli.evaluation.judges.base import Estimate
 from apex_cli.evaluation.observations import digest, observe, open_stores
@@ -56,10 +56,6 @@ from apex_cli.records import Progress
 IDENTITY = "evaluation.json"
 IMAGES = "images"
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "pillow")
-
-
-OF_ONE = (UsageError, DataError, SetupError)
-"""Errors that end one protocol and not the others."""
 
 
 @dataclass(frozen=True)
