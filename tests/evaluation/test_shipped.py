@@ -38,7 +38,17 @@ def unplugged(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_shipped_student_under_three_suites(tmp_path):
     done = unplugged(
-        tmp_path, "eval", "--ckpt", "assets:shapes_student", "--suite", "shapes,kid,ocr", "--prompts", "12", "--json"
+        tmp_path,
+        "eval",
+        "--ckpt",
+        "assets:shapes_student",
+        "--suite",
+        "shapes,kid,ocr",
+        "--prompts",
+        "24",
+        "--n",
+        "1",
+        "--json",
     )
     assert done.returncode == 0, done.stderr
     (one,) = json.loads(done.stdout)["evaluations"]
