@@ -23,7 +23,7 @@ def settings(given: list[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for text in given:
         path, equals, value = text.partition("=")
-        name, _, keys = _split_name(path)
+        name, keys = _split_name(path)
         if not (equals and name and keys):
             raise UsageError(f"--set {text}: not a setting.", "Write NAME.KEY=VALUE, e.g. shapes.split=compose.")
         try:
@@ -40,10 +40,10 @@ def settings(given: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _split_name(path: str) -> tuple[str, str, str]:
-    """The name of a protocol may hold a dot after its `@`, so the longest known one counts."""
+def _split_name(path: str) -> tuple[str, str]:
+    """Name and keys. The name of a protocol may hold a dot after its `@`, so the longest known one counts."""
     from apex_cli.registry import names
 
     known = [name for name in [*names("protocol"), "model"] if path.startswith(f"{name}.")]
     name = max(known, key=len, default=path.partition(".")[0])
-    return name, ".", path.removeprefix(name).removeprefix(".")
+    return name, path.removeprefix(name).removeprefix(".")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from apex_cli.errors import DataError, SetupError, UsageError
+from apex_cli.errors import ApexError, DataError, SetupError, UsageError
 from apex_cli.evaluation import mjhq, pictures
 from apex_cli.evaluation.assets import people_size
 from apex_cli.evaluation.base import Item, Need, PromptSet, Protocol
@@ -91,7 +91,7 @@ class Job:
 
     @cached_property
     def subject(self) -> Subject:
-        return Subject(source=str(self.source.resolve())) if isinstance(self.source, Path) else self.source.subject
+        return Subject(source=str(self.source)) if isinstance(self.source, Path) else self.source.subject
 
     @cached_property
     def skipped(self) -> dict[str, Result]:
@@ -127,6 +127,10 @@ def lacking(needs: Sequence[Need]) -> list[Need]:
 
 def skipped(protocol: Protocol, reason: str, remedy: str) -> Result:
     return Result(protocol=protocol.name, status="skipped", reason=reason, remedy=remedy)
+
+
+def given_up(protocol: Protocol, error: ApexError) -> Result:
+    return skipped(protocol, error.message.rstrip("."), error.remedy)
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,7 @@ def _brought(
         try:
             brought[protocol.name] = find(protocol)
         except OF_ONE as error:
-            broken[protocol.name] = skipped(protocol, error.message.rstrip("."), error.remedy)
+            broken[protocol.name] = given_up(protocol, error)
     return brought, broken
 
 

@@ -30,7 +30,7 @@ from apex_cli.data.ahead import ahead
 from apex_cli.errors import ApexError, StorageError, UsageError
 from apex_cli.evaluation import painters, pictures
 from apex_cli.evaluation.base import Picture, Protocol
-from apex_cli.evaluation.jobs import OF_ONE, Job, skipped
+from apex_cli.evaluation.jobs import OF_ONE, Job, given_up, skipped
 from apex_cli.evaluation.judges.asking import estimates
 from apex_cli.evaluation.judges.base import Estimate
 from apex_cli.evaluation.observations import digest, observe, open_stores
@@ -101,7 +101,7 @@ def evaluate(job: Job) -> Iterator[Progress | Estimate | Failure | Report]:
         try:
             results[protocol.name] = summarise(job, protocol, there, failure)
         except OF_ONE as error:
-            results[protocol.name] = skipped(protocol, *_why(failure or error))
+            results[protocol.name] = given_up(protocol, failure or error)
             if failure is None:
                 yield Failure(protocol.name, error)
     for name in (name for name, result in results.items() if result.status == "skipped"):
@@ -123,11 +123,6 @@ def _beside(folder: Path, report: Report) -> Report:
         return report
     kept = {name: r for name, r in before.results.items() if name not in report.results and r.status != "skipped"}
     return report.model_copy(update={"results": kept | report.results})
-
-
-def _why(error: ApexError) -> tuple[str, str]:
-    """Reason and remedy of a skipped row."""
-    return error.message.rstrip("."), error.remedy
 
 
 def _observe(job: Job, protocol: Protocol, own: Sequence[Picture]) -> Iterator[Progress | Estimate]:
@@ -233,7 +228,7 @@ def summarise(job: Job, protocol: Protocol, there: Collection, failure: ApexErro
     }
     sound = [picture for picture, told in errors.items() if not told]
     if not sound and failure:
-        return skipped(protocol, *_why(failure))
+        return given_up(protocol, failure)
     if not sound:
         first = next((f", the first: {told[0]}" for told in errors.values()), "")
         return skipped(protocol, f"no usable image among {there.expected}{first}", "see the flaws in the report")
